@@ -1,0 +1,1 @@
+"""Generated messages and service stubs of the package `opdscope.v1`; see protos/."""
