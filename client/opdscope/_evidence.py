@@ -1,0 +1,268 @@
+"""Evidence and alignments as JSON lines."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from opdscope._errors import EvidenceError
+from opdscope._types import Alignment, Candidate, EvidenceNode, EvidenceRefusal, Tail
+from opdscope._validation import sentences
+
+OUTPUT_FIELDS = (
+    "question_id", "rollout_id", "position", "teacher", "objective", "plug_in", "alignment", "low", "high", "status",
+    "teacher_advantage", "numerator", "numerator_se", "ideal_norm_sq", "distill_norm", "p_heterogeneity", "coverage",
+    "support",
+)  # fmt: skip
+"""Fields of an output line, in order."""
+
+Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _Outcomes(_Section):
+    student_prob: Probability
+    successes: Count
+    trials: Count
+    teacher_probs: dict[Text, Probability] = {}
+    lengths: list[Count] | None = None
+    returns: Any = None
+
+
+class _Candidate(_Outcomes):
+    token_id: Count
+    known: bool = False
+    text: str | None = None
+
+    @model_validator(mode="after")
+    def _check_counts(self) -> Self:
+        if self.known and (self.trials != 0 or self.successes > 1):
+            raise ValueError("a known success has 0 trials, and 0 or 1 successes")
+        if not self.known:
+            _check_counts(self)
+        return self
+
+
+class _Tail(_Outcomes):
+    sum_sq_prob: Probability | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _check_counts(self)
+        return self
+
+
+class _Node(_Section):
+    question_id: Text
+    rollout_id: Text
+    position: Count
+    candidates: Annotated[list[_Candidate], Field(min_length=1)]
+    tail: _Tail | None = None
+    taken_token_id: Count | None = None
+    rollout_success: bool | None = None
+    skipped_off_path_prob: Probability | None = None
+    student_logits: Any = None
+    teacher_logits: Any = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        token_ids = [candidate.token_id for candidate in self.candidates]
+        if len(set(token_ids)) < len(token_ids):
+            raise ValueError("candidates: the same token_id stands twice")
+        teachers = self.candidates[0].teacher_probs.keys()
+        if any(candidate.teacher_probs.keys() != teachers for candidate in self.candidates):
+            raise ValueError("candidates: all must have the same teachers in teacher_probs")
+        if self.tail and self.tail.teacher_probs.keys() != teachers:
+            raise ValueError("tail.teacher_probs: must have the teachers of the candidates")
+        return self
+
+
+def _check_counts(outcomes: _Outcomes) -> None:
+    if outcomes.successes > outcomes.trials:
+        raise ValueError(f"successes: must be at most trials ({outcomes.trials}), got {outcomes.successes}")
+
+
+@dataclass(frozen=True, slots=True)
+class BadLine:
+    """A line that was refused; `problem` names the field and what is wrong."""
+
+    line: int
+    problem: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.problem}"
+
+
+class EvidenceFile:
+    """Reads nodes and keeps what is wrong with the others, so that good lines are scored all the same."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.bad_lines: list[BadLine] = []
+        self._line_of_node: list[int] = []
+
+    def __iter__(self) -> Iterator[EvidenceNode]:
+        """The nodes of the good lines; blank lines are skipped.
+
+        Raises:
+            EvidenceError: if the file cannot be read.
+        """
+        try:
+            with self.path.open("rb") as file:
+                for number, line in enumerate(file, start=1):
+                    yield from self._nodes_of(number, line)
+        except OSError as error:
+            raise EvidenceError(f"cannot read the evidence {self.path}: {error.strerror}") from error
+
+    @property
+    def node_count(self) -> int:
+        """Number of nodes that were read so far."""
+        return len(self._line_of_node)
+
+    def refuse(self, refusal: EvidenceRefusal) -> None:
+        """Note that the scorer has refused a node."""
+        problem = f"{_json_field(refusal.field)}: {refusal.description}"
+        self.bad_lines.append(BadLine(self._line_of_node[refusal.node_index], problem))
+
+    def _nodes_of(self, number: int, line: bytes) -> Iterator[EvidenceNode]:
+        if not line.strip():
+            return
+        try:
+            node = parse_node(line)
+        except EvidenceError as error:
+            self.bad_lines.append(BadLine(number, str(error)))
+        else:
+            self._line_of_node.append(number)
+            yield node
+
+
+def parse_node(line: bytes | str) -> EvidenceNode:
+    """One line of evidence.
+
+    Raises:
+        EvidenceError: naming every field that is wrong.
+    """
+    try:
+        parsed = _Node.model_validate_json(line)
+    except ValidationError as error:
+        raise EvidenceError("; ".join(sentences(error, _Node))) from None
+    return EvidenceNode(
+        question_id=parsed.question_id,
+        rollout_id=parsed.rollout_id,
+        position=parsed.position,
+        candidates=tuple(_candidate(candidate) for candidate in parsed.candidates),
+        tail=_tail(parsed.tail) if parsed.tail else None,
+        taken_token_id=parsed.taken_token_id,
+        rollout_success=parsed.rollout_success,
+    )
+
+
+def _candidate(parsed: _Candidate) -> Candidate:
+    return Candidate(
+        token_id=parsed.token_id,
+        student_prob=parsed.student_prob,
+        successes=parsed.successes,
+        trials=parsed.trials,
+        teacher_probs=parsed.teacher_probs,
+        known=parsed.known,
+        text=parsed.text,
+    )
+
+
+def _tail(parsed: _Tail) -> Tail:
+    return Tail(
+        student_prob=parsed.student_prob,
+        successes=parsed.successes,
+        trials=parsed.trials,
+        teacher_probs=parsed.teacher_probs,
+        sum_sq_prob=parsed.sum_sq_prob,
+    )
+
+
+def node_line(node: EvidenceNode) -> str:
+    """A node as a line of evidence, without the newline; `known`, `text` and `sum_sq_prob` only where there is one."""
+    data: dict[str, Any] = {
+        "question_id": node.question_id,
+        "rollout_id": node.rollout_id,
+        "position": node.position,
+        "taken_token_id": node.taken_token_id,
+        "rollout_success": node.rollout_success,
+        "candidates": [_candidate_data(candidate) for candidate in node.candidates],
+    }
+    if node.tail:
+        data["tail"] = _outcomes_data(node.tail)
+        if node.tail.sum_sq_prob is not None:
+            data["tail"]["sum_sq_prob"] = node.tail.sum_sq_prob
+    return json.dumps(data, ensure_ascii=False, allow_nan=False)
+
+
+def _candidate_data(candidate: Candidate) -> dict[str, Any]:
+    data = {"token_id": candidate.token_id, **_outcomes_data(candidate)}
+    if candidate.known:
+        data["known"] = True
+    if candidate.text is not None:
+        data["text"] = candidate.text
+    return data
+
+
+def _outcomes_data(outcomes: Candidate | Tail) -> dict[str, Any]:
+    return {
+        "student_prob": outcomes.student_prob,
+        "successes": outcomes.successes,
+        "trials": outcomes.trials,
+        "teacher_probs": dict(outcomes.teacher_probs),
+    }
+
+
+def alignment_line(row: Alignment) -> str:
+    """An output line, without the newline; what does not exist is null."""
+    return json.dumps({field: getattr(row, field) for field in OUTPUT_FIELDS}, ensure_ascii=False, allow_nan=False)
+
+
+def split_objectives(text: str) -> tuple[str, ...]:
+    """`a,b(beta=0.3,x=1)` as `("a", "b(beta=0.3,x=1)")`.
+
+    Raises:
+        ValueError: if parentheses do not match or a name is empty.
+    """
+    parts, depth = [""], 0
+    for character in text:
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if depth < 0:
+            break
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    if depth != 0:
+        raise ValueError(f"parentheses do not match in {text!r}")
+    names = tuple(part.strip() for part in parts)
+    if not all(names):
+        raise ValueError(f"an objective is empty in {text!r}")
+    return names
+
+
+_SCORER_FIELDS: Mapping[str, str] = {
+    "candidate_token_ids": "candidates{}.token_id",
+    "candidate_student_probs": "candidates{}.student_prob",
+    "candidate_successes": "candidates{}.successes",
+    "candidate_trials": "candidates{}.trials",
+    "candidate_known": "candidates{}.known",
+}
+
+
+def _json_field(field: str) -> str:
+    """`candidate_trials[2]` of the wire as `candidates[2].trials` of the file."""
+    match = re.fullmatch(r"(\w+)(\[\d+\])?", field)
+    if match and (name := _SCORER_FIELDS.get(match[1])):
+        return name.format(match[2] or "")
+    return field

@@ -1,0 +1,1 @@
+"""What the generator and the scorer both need in order to be servers."""
