@@ -8,8 +8,8 @@ import grpc
 from google.protobuf.message import Message
 
 SCORER_SERVICE = "opdscope.v1.ScorerService"
-MAX_MESSAGE_BYTES = 16 * 2**20
-"""Largest message that is sent or received."""
+MAX_MESSAGE_BYTES = 32 * 2**20
+"""Largest message that is sent or received; the servers' default too."""
 MAX_BATCH_BYTES = 2**20
 """Batches end at this size, well under the limit of any server."""
 

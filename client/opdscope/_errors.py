@@ -15,8 +15,9 @@ OpdscopeError
 └── ServerError             a fault of the server, or an answer that makes no sense
 """
 
+import re
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -50,9 +51,8 @@ class InvalidRequestError(OpdscopeError):
         self.violations: dict[str, str] = dict(violations or {})
 
     def __str__(self) -> str:
-        message = super().__str__()
-        lines = [f"  {field}: {text}" for field, text in self.violations.items() if text not in message]
-        return "\n".join([message, *lines])
+        lines = [_sentence(field.removeprefix("settings."), text) for field, text in self.violations.items()]
+        return "\n".join(lines) or super().__str__()
 
 
 class RunNotFoundError(OpdscopeError):
@@ -115,14 +115,18 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> OpdscopeError:
     """The exception that stands for a failed call to `target`."""
     status = _rich_status(error)
     reason = _reason(status)
-    if status is None or reason not in BY_REASON:
+    kind = BY_REASON.get(reason or "")
+    if status is None or kind is None:
         return _from_code(error, target)
-    kind = BY_REASON[reason]
     if issubclass(kind, InvalidRequestError):
         return kind(status.message, _violations(status))
     if issubclass(kind, _RetryableError):
         return kind(status.message, _retry_after_seconds(status))
     return kind(status.message)
+
+
+def _sentence(field: str, text: str) -> str:
+    return f"{field}: {text}" if field else text
 
 
 def is_broken_transport(error: grpc.RpcError) -> bool:
@@ -143,7 +147,8 @@ def _from_code(error: grpc.RpcError, target: str) -> OpdscopeError:
     details = _details(error)
     match _code(error):
         case grpc.StatusCode.UNAVAILABLE:
-            return UnavailableError(f"no scorer answers at {target}: {details.rpartition('last error: ')[2]}")
+            reason = re.sub(r"^UNKNOWN: (ipv[46]:\S+: )?", "", details.rpartition("last error: ")[2])
+            return UnavailableError(f"no scorer answers at {target}: {reason}")
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return UnavailableError(f"the scorer at {target} did not answer in time")
         case grpc.StatusCode.UNIMPLEMENTED:
@@ -187,8 +192,12 @@ def _reason(status: status_pb2.Status | None) -> str | None:
 
 
 def _violations(status: status_pb2.Status) -> dict[str, str]:
-    bad: Any = _detail(status, error_details_pb2.BadRequest)
-    return {violation.field: violation.description for violation in bad.field_violations} if bad else {}
+    bad = _detail(status, error_details_pb2.BadRequest)
+    violations: dict[str, str] = {}
+    for violation in bad.field_violations if bad else ():
+        earlier = violations.get(violation.field)
+        violations[violation.field] = f"{earlier}; {violation.description}" if earlier else violation.description
+    return violations
 
 
 def _retry_after_seconds(status: status_pb2.Status) -> float | None:

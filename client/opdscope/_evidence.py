@@ -5,11 +5,12 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from opdscope._errors import EvidenceError
+from opdscope._evidence_schema import NodeLine
 from opdscope._types import Alignment, Candidate, EvidenceNode, EvidenceRefusal, Tail
 from opdscope._validation import sentences
 
@@ -19,76 +20,6 @@ OUTPUT_FIELDS = (
     "support",
 )  # fmt: skip
 """Fields of an output line, in order."""
-
-Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=0, lt=2**31)]
-Text = Annotated[str, Field(min_length=1)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class _Outcomes(_Section):
-    student_prob: Probability
-    successes: Count
-    trials: Count
-    teacher_probs: dict[Text, Probability] = {}
-    lengths: list[Count] | None = None
-    returns: Any = None
-
-
-class _Candidate(_Outcomes):
-    token_id: Count
-    known: bool = False
-    text: str | None = None
-
-    @model_validator(mode="after")
-    def _check_counts(self) -> Self:
-        if self.known and (self.trials != 0 or self.successes > 1):
-            raise ValueError("a known success has 0 trials, and 0 or 1 successes")
-        if not self.known:
-            _check_counts(self)
-        return self
-
-
-class _Tail(_Outcomes):
-    sum_sq_prob: Probability | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        _check_counts(self)
-        return self
-
-
-class _Node(_Section):
-    question_id: Text
-    rollout_id: Text
-    position: Count
-    candidates: Annotated[list[_Candidate], Field(min_length=1)]
-    tail: _Tail | None = None
-    taken_token_id: Count | None = None
-    rollout_success: bool | None = None
-    skipped_off_path_prob: Probability | None = None
-    student_logits: Any = None
-    teacher_logits: Any = None
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        token_ids = [candidate.token_id for candidate in self.candidates]
-        if len(set(token_ids)) < len(token_ids):
-            raise ValueError("candidates: the same token_id stands twice")
-        teachers = self.candidates[0].teacher_probs.keys()
-        if any(candidate.teacher_probs.keys() != teachers for candidate in self.candidates):
-            raise ValueError("candidates: all must have the same teachers in teacher_probs")
-        if self.tail and self.tail.teacher_probs.keys() != teachers:
-            raise ValueError("tail.teacher_probs: must have the teachers of the candidates")
-        return self
-
-
-def _check_counts(outcomes: _Outcomes) -> None:
-    if outcomes.successes > outcomes.trials:
-        raise ValueError(f"successes: must be at most trials ({outcomes.trials}), got {outcomes.successes}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +39,8 @@ class EvidenceFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.bad_lines: list[BadLine] = []
+        self.unused_fields: set[str] = set()
+        """Optional fields that stand in the file, but that no objective uses yet."""
         self._line_of_node: list[int] = []
 
     def __iter__(self) -> Iterator[EvidenceNode]:
@@ -120,6 +53,17 @@ class EvidenceFile:
             with self.path.open("rb") as file:
                 for number, line in enumerate(file, start=1):
                     yield from self._nodes_of(number, line)
+        except OSError as error:
+            raise EvidenceError(f"cannot read the evidence {self.path}: {error.strerror}") from error
+
+    def check_readable(self) -> None:
+        """Fail at once, and not after a server has been started.
+
+        Raises:
+            EvidenceError: if the file cannot be read.
+        """
+        try:
+            self.path.open("rb").close()
         except OSError as error:
             raise EvidenceError(f"cannot read the evidence {self.path}: {error.strerror}") from error
 
@@ -137,55 +81,13 @@ class EvidenceFile:
         if not line.strip():
             return
         try:
-            node = parse_node(line)
-        except EvidenceError as error:
-            self.bad_lines.append(BadLine(number, str(error)))
+            parsed = NodeLine.model_validate_json(line)
+        except ValidationError as error:
+            self.bad_lines.append(BadLine(number, "; ".join(sentences(error, NodeLine))))
         else:
             self._line_of_node.append(number)
-            yield node
-
-
-def parse_node(line: bytes | str) -> EvidenceNode:
-    """One line of evidence.
-
-    Raises:
-        EvidenceError: naming every field that is wrong.
-    """
-    try:
-        parsed = _Node.model_validate_json(line)
-    except ValidationError as error:
-        raise EvidenceError("; ".join(sentences(error, _Node))) from None
-    return EvidenceNode(
-        question_id=parsed.question_id,
-        rollout_id=parsed.rollout_id,
-        position=parsed.position,
-        candidates=tuple(_candidate(candidate) for candidate in parsed.candidates),
-        tail=_tail(parsed.tail) if parsed.tail else None,
-        taken_token_id=parsed.taken_token_id,
-        rollout_success=parsed.rollout_success,
-    )
-
-
-def _candidate(parsed: _Candidate) -> Candidate:
-    return Candidate(
-        token_id=parsed.token_id,
-        student_prob=parsed.student_prob,
-        successes=parsed.successes,
-        trials=parsed.trials,
-        teacher_probs=parsed.teacher_probs,
-        known=parsed.known,
-        text=parsed.text,
-    )
-
-
-def _tail(parsed: _Tail) -> Tail:
-    return Tail(
-        student_prob=parsed.student_prob,
-        successes=parsed.successes,
-        trials=parsed.trials,
-        teacher_probs=parsed.teacher_probs,
-        sum_sq_prob=parsed.sum_sq_prob,
-    )
+            self.unused_fields |= parsed.unused_fields()
+            yield parsed.node()
 
 
 def node_line(node: EvidenceNode) -> str:

@@ -52,14 +52,17 @@ class AlignmentTable:
         from pyarrow import parquet  # noqa: PLC0415
 
         fields = [
-            pa.field(name, getattr(pa, kind)(), metadata={"description": text}) for name, (kind, text) in COLUMNS.items()
+            pa.field(name, getattr(pa, kind)(), metadata={"description": text})
+            for name, (kind, text) in COLUMNS.items()
         ]
         self._table_from_rows = pa.Table.from_pylist
         self._schema = pa.schema(fields)
         self._writer = parquet.ParquetWriter(self._path, self._schema)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._write_group()
         self._writer.close()
 

@@ -44,7 +44,9 @@ class RunWriter:
             self._files = files.pop_all()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._files.close()
 
     def add(self, event: RunEvent) -> None:
@@ -62,7 +64,9 @@ class RunWriter:
         write_atomically(self.directory / RUN, self._run_file.resolved_yaml())
         for name in (ROLLOUTS, EVIDENCE, ALIGNMENTS):
             _partial(self.directory / name).replace(self.directory / name)
-        write_atomically(self.directory / SUMMARY, json.dumps(self._summary(finished), indent=2, allow_nan=False) + "\n")
+        write_atomically(
+            self.directory / SUMMARY, json.dumps(self._summary(finished), indent=2, allow_nan=False) + "\n"
+        )
 
     def _open(self, name: str) -> IO[str]:
         # Line buffered: a crash loses no event.

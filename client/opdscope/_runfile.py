@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, Strict, ValidationError, model_validator
 
 from opdscope._errors import RunFileError
 from opdscope._questions import Question, Text, read_questions
 from opdscope._validation import sentences, shown
+from opdscope._yaml import read_yaml, yaml_text
 
 DEFAULT_TEMPLATE = "{% if privileged %}{{ privileged }}\n\n{% endif %}Question: {{ question }}\nAnswer:"
 
@@ -90,7 +90,7 @@ class Local(_Section):
 class RunFile(_Section):
     """A diagnosis. Paths in the file are relative to it; `output` is relative to the current directory.
 
-    A reference to a file of questions or to a template file is read by `load`, so that a `RunFile` is complete in itself.
+    References to a file of questions and to a template file are read by `load`: a `RunFile` is complete in itself.
     """
 
     student: Student | None = None
@@ -125,7 +125,7 @@ class RunFile(_Section):
             RunFileError: naming every field that is wrong, what stands there and what is accepted.
         """
         path = Path(path)
-        data = _read_yaml(path)
+        data = read_yaml(path)
         questions_path = _inline_files(data, path)
         try:
             run = cls.model_validate(data)
@@ -161,7 +161,7 @@ class RunFile(_Section):
             data["questions"] = [question.model_dump(mode="json") for question in self.selected_questions]
         elif self._questions_path is not None:
             data["questions"] = str(self._questions_path.resolve())
-        return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
+        return yaml_text(data)
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
@@ -177,35 +177,6 @@ class RunFile(_Section):
         return self
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Refuses a key that stands twice, where PyYAML would drop the first."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - PyYAML's signature
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
-        for index, key in enumerate(keys):
-            if key in keys[:index]:
-                problem = f"the key {key!r} stands twice"
-                raise yaml.constructor.ConstructorError(None, None, problem, node.value[index][0].start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)  # noqa: S506 - derived from SafeLoader
-    except OSError as error:
-        raise RunFileError(f"cannot read the run file {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise RunFileError(f"{path}: is not UTF-8 text") from None
-    except yaml.MarkedYAMLError as error:
-        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise RunFileError(f"{path}: {line}{error.problem}") from None
-    except yaml.YAMLError as error:
-        raise RunFileError(f"{path}: {error}") from None
-    if not isinstance(data, dict):
-        raise RunFileError(f"{path}: must be a mapping of settings, got {shown(data)}")
-    return data
-
-
 def _inline_files(data: dict[str, Any], path: Path) -> Path | None:
     """Put the content of files in the place of references to them; returns the path of the questions."""
     prompt = data.get("prompt")
@@ -213,7 +184,7 @@ def _inline_files(data: dict[str, Any], path: Path) -> Path | None:
         data["prompt"] = _with_template(prompt, path)
     if not isinstance(data.get("questions"), str):
         return None
-    questions_path = path.parent / data["questions"]
+    questions_path: Path = path.parent / data["questions"]
     data["questions"] = read_questions(questions_path)
     return questions_path
 

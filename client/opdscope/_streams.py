@@ -31,7 +31,9 @@ class _Stream(Iterator[_T], Generic[_T]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -111,7 +113,8 @@ class EventStream(_Stream[RunEvent]):
 class EvidenceStream(_Stream[EvidenceResult]):
     """Alignments and refusals of the caller's nodes, in the order of the nodes.
 
-    Nodes are sent while results are read, in sets of `set_size`. What is unknown about a node is filled in from its set.
+    Nodes are sent while results are read, in sets of `set_size`: what is unknown about a node is filled in from its
+    set.
     """
 
     def __init__(

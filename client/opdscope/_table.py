@@ -5,7 +5,16 @@ from collections.abc import Iterator, Sequence
 from rich.text import Text
 
 from opdscope._findings import Findings, TellingToken
-from opdscope._types import Candidate, Correctness, EvidenceNode, IntervalScope, PooledAlignment, RunFinished, Status, Tail
+from opdscope._types import (
+    Candidate,
+    Correctness,
+    EvidenceNode,
+    IntervalScope,
+    PooledAlignment,
+    RunFinished,
+    Status,
+    Tail,
+)
 
 WIDTH = 80
 MISSING = "–"  # noqa: RUF001 - a dash, as in printed tables
@@ -68,7 +77,9 @@ def _legend(pooled: Sequence[PooledAlignment]) -> Iterator[Text]:
 
 def _totals(findings: Findings, finished: RunFinished) -> Iterator[Text]:
     rate = f"{findings.successes / findings.rollouts:.0%}" if findings.rollouts else MISSING
-    yield Text(f"student    {findings.successes} of {findings.rollouts} rollouts correct ({rate}), {findings.nodes:,} nodes")
+    yield Text(
+        f"student    {findings.successes} of {findings.rollouts} rollouts correct ({rate}), {findings.nodes:,} nodes"
+    )
     yield Text(f"spent      {finished.spent.rollouts:,} rollouts, {finished.spent.generated_tokens:,} generated tokens")
     mean, largest = finished.policy_mismatch_mean_nats, finished.policy_mismatch_max_nats
     if mean is None or largest is None:

@@ -1,7 +1,7 @@
 """What the SDK returns: frozen dataclasses, where `None` says that a value does not exist.
 
-Probabilities are those of the policy that the rollouts sample from, over the full vocabulary. Entropies, divergences and
-log-probabilities are in nats. Alignments are cosines between -1 and 1.
+Probabilities are those of the policy that the rollouts sample from, over the full vocabulary. Entropies and divergences
+are in nats. Alignments are cosines between -1 and 1.
 """
 
 from collections.abc import Mapping
@@ -54,7 +54,7 @@ class RunState(StrEnum):
 class FinishReason(StrEnum):
     """Why a rollout ended."""
 
-    STOP_TOKEN = "stop_token"
+    STOP_TOKEN = "stop_token"  # noqa: S105 - no password
     STOP_STRING = "stop_string"
     LENGTH = "length"
 

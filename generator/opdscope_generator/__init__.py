@@ -1,0 +1,1 @@
+"""The generator: rollouts and log-probabilities of one model over gRPC."""

@@ -118,9 +118,9 @@ class SequenceScores:
     """Log-probabilities (nats) of one sequence; P positions in the order asked, W wanted ids, K likeliest tokens."""
 
     sequence_index: int
-    wanted_log_probs_P_W: NDArray[np.float32]  # noqa: N815 - shape suffix
-    top_token_ids_P_K: NDArray[np.int32]  # noqa: N815
-    top_log_probs_P_K: NDArray[np.float32]  # noqa: N815
+    wanted_log_probs_P_W: NDArray[np.float32]
+    top_token_ids_P_K: NDArray[np.int32]
+    top_log_probs_P_K: NDArray[np.float32]
 
 
 class Engine(Protocol):

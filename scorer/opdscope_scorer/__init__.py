@@ -1,0 +1,1 @@
+"""The scorer: estimates, token by token, whether a distillation signal points to success."""

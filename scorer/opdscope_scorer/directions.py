@@ -25,10 +25,14 @@ def ideal_direction(p_NV: Tensor, value_NV: Tensor) -> Tensor:
 def softmax_direction(p_NV: Tensor, f_NV: Tensor) -> Tensor:
     """Direction of a score f of tokens. Where P is 0, f may be anything, infinite too."""
     finite_NV: Tensor = torch.where(p_NV > 0, f_NV, 0.0)
-    return p_NV * (finite_NV - (p_NV * finite_NV).sum(dim=-1, keepdim=True))
+    mean_N1: Tensor = (p_NV * finite_NV).sum(dim=-1, keepdim=True)
+    d_NV: Tensor = p_NV * (finite_NV - mean_N1)
+    return d_NV
 
 
 # cos = ⟨a, b⟩ / (‖a‖ ‖b‖)
 def cosine(a_NV: Tensor, b_NV: Tensor) -> Tensor:
     """Cosine of every pair of rows; NaN where one is 0."""
-    return (a_NV * b_NV).sum(dim=-1) / (a_NV.norm(dim=-1) * b_NV.norm(dim=-1))
+    inner_N: Tensor = (a_NV * b_NV).sum(dim=-1)
+    norms_N: Tensor = a_NV.norm(dim=-1) * b_NV.norm(dim=-1)
+    return inner_N / norms_N

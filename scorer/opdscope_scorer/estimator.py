@@ -146,7 +146,8 @@ def inner_product(nodes: Nodes, rates: Rates, direction: Direction) -> InnerProd
 # c_k = inner_k - π_k Σ inner
 def coefficients(nodes: Nodes, direction: Direction) -> Floats:
     """The inner product as a linear function of success probabilities."""
-    return direction.inner_NK - nodes.mass_NK * direction.inner_NK.sum(axis=1, keepdims=True)
+    c_NK: Floats = direction.inner_NK - nodes.mass_NK * direction.inner_NK.sum(axis=1, keepdims=True)
+    return c_NK
 
 
 def plug_in_cosine(norm: IdealNorm, inner: InnerProduct, direction: Direction) -> Floats:
@@ -200,18 +201,18 @@ def _times_m(rates: Rates) -> Floats:
 def _norm_sq_variance(rates: Rates) -> Floats:
     smooth_NK = rates.smooth_NK
     linear_N = row_sum(_times_m(rates) ** 2 * smooth_NK)
-    diagonal_NK = (_diagonal(rates) * smooth_NK) ** 2
-    off_N = _squared_trace(rates) - diagonal_NK.sum(axis=1)
+    diagonal_NK: Floats = (_diagonal(rates) * smooth_NK) ** 2
+    off_N = _squared_trace(rates) - row_sum(diagonal_NK)
     pairs_N = off_N + row_sum(diagonal_NK * rates.pair_NK)
-    return 4 * (linear_N - off_N - diagonal_NK.sum(axis=1)) + 2 * pairs_N
+    return 4 * (linear_N - off_N - row_sum(diagonal_NK)) + 2 * pairs_N
 
 
 # tr((MΣ)²): M = W + a with a = Sππᵀ - wπᵀ - πwᵀ of rank 2, so that its square is made of three sums
 def _squared_trace(rates: Rates) -> Floats:
     pi_NK, w_NK, v_NK = rates.mass_NK, rates.sum_sq_NK, rates.smooth_NK
-    total_N = w_NK.sum(axis=1)
+    total_N = row_sum(w_NK)
     pp_N, ww_N, pw_N = (row_sum(v_NK * x_NK) for x_NK in (pi_NK**2, w_NK**2, pi_NK * w_NK))
-    rank_two_N = (total_N * pp_N) ** 2 + 2 * pp_N * ww_N - 4 * total_N * pp_N * pw_N + 2 * pw_N**2
+    rank_two_N: Floats = (total_N * pp_N) ** 2 + 2 * pp_N * ww_N - 4 * total_N * pp_N * pw_N + 2 * pw_N**2
     a_NK = total_N[:, None] * pi_NK**2 - 2 * w_NK * pi_NK
     return rank_two_N + row_sum(v_NK**2 * (w_NK**2 + 2 * w_NK * a_NK))
 

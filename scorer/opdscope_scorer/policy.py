@@ -19,11 +19,12 @@ def sampling_log_probs(logits_NV: Tensor, *, temperature: float = 1.0, top_p: fl
 
     The nucleus is the smallest set of likeliest tokens whose mass is at least `top_p`. Tokens outside have -inf.
     """
-    log_p_NV = torch.log_softmax(logits_NV.double() / temperature, dim=-1)
+    log_p_NV: Tensor = torch.log_softmax(logits_NV.double() / temperature, dim=-1)
     if top_p >= 1.0:
         return log_p_NV
     kept_NV = log_p_NV.masked_fill(~nucleus(log_p_NV, top_p), -torch.inf)
-    return torch.log_softmax(kept_NV, dim=-1)
+    truncated_NV: Tensor = torch.log_softmax(kept_NV, dim=-1)
+    return truncated_NV
 
 
 # token of rank r is kept iff the mass of ranks < r is below top_p; equal tokens rank by their id
@@ -39,12 +40,13 @@ def nucleus(log_p_NV: Tensor, top_p: float) -> Tensor:
 # H = -Σ P log P, with 0 log 0 = 0
 def entropy_nats(log_p_NV: Tensor) -> Tensor:
     """Entropy of every row."""
-    return torch.special.entr(log_p_NV.exp()).sum(dim=-1)
+    entropy_N: Tensor = torch.special.entr(log_p_NV.exp()).sum(dim=-1)
+    return entropy_N
 
 
 # KL(q‖P) = Σ q (log q - log P), with 0 log 0 = 0
 def kl_nats(log_q_NV: Tensor, log_p_NV: Tensor) -> Tensor:
     """Divergence of q from P, row by row; infinite where q samples what P excludes."""
     q_NV = log_q_NV.exp()
-    terms_NV: Tensor = torch.where(q_NV > 0, q_NV * (log_q_NV - log_p_NV), 0.0)
-    return terms_NV.sum(dim=-1)
+    divergence_N: Tensor = torch.where(q_NV > 0, q_NV * (log_q_NV - log_p_NV), 0.0).sum(dim=-1)
+    return divergence_N

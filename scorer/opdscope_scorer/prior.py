@@ -95,7 +95,8 @@ def draw_values(nodes: Nodes, prior: Prior, *, seed: int, draws: int) -> Iterato
     """
     class_NC = class_posterior(nodes, prior)
     a_C, b_C = prior.mean_C * prior.concentration_C, (1 - prior.mean_C) * prior.concentration_C
-    failures_NK = nodes.trials_NK - nodes.successes_NK
+    successes_NK = np.where(nodes.known_NK, 0, nodes.successes_NK)
+    failures_NK = nodes.trials_NK - successes_NK
     for u, key in enumerate(nodes.keys):
         random = np.random.default_rng(_seed(seed, key))
         order_K = np.argsort(nodes.token_NK[u], kind="stable")[::-1]
@@ -103,7 +104,7 @@ def draw_values(nodes: Nodes, prior: Prior, *, seed: int, draws: int) -> Iterato
         chosen_M = np.searchsorted(np.cumsum(class_NC[u]), levels_M).clip(max=a_C.size - 1)
         value_MK = np.empty((draws, order_K.size))
         value_MK[:, order_K] = random.beta(
-            a_C[chosen_M, None] + nodes.successes_NK[u, order_K], b_C[chosen_M, None] + failures_NK[u, order_K]
+            a_C[chosen_M, None] + successes_NK[u, order_K], b_C[chosen_M, None] + failures_NK[u, order_K]
         )
         value_MK[:, nodes.known_NK[u]] = nodes.successes_NK[u, nodes.known_NK[u]]
         yield value_MK, random.standard_normal(draws)

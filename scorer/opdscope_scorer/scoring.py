@@ -74,6 +74,9 @@ class Alignments:
     """Covariance of the estimates of inner product and squared norm."""
 
 
+_COLUMNS = [one.name for one in fields(Alignments) if one.name.endswith("_N")]
+
+
 def score_nodes(
     nodes: Nodes,
     directions: Sequence[Direction],
@@ -94,13 +97,28 @@ def score_nodes(
     norm = ideal_norm(nodes, rates)
     inners = [inner_product(nodes, rates, direction) for direction in directions]
     intervals = alignment_intervals(
-        nodes, directions, [inner.tail for inner in inners], prior, confidence=judgement.confidence, seed=seed
+        nodes,
+        directions,
+        [inner.tail for inner in inners],
+        prior,
+        confidence=judgement.confidence,
+        seed=seed,
     )
     level_N = heterogeneity_levels(nodes, seed=seed)
     return [
-        _columns(nodes, rates, norm, inner, interval, level_N, direction, judgement)
+        _columns(
+            nodes, rates, norm, inner, interval=interval, level_N=level_N, direction=direction, judgement=judgement
+        )
         for inner, interval, direction in zip(inners, intervals, directions, strict=True)
     ]
+
+
+def concat_alignments(parts: Sequence[Alignments], order_N: Ints | None = None) -> Alignments:
+    """Alignments at all nodes of the parts, which agree on teacher and objective, in the order given."""
+    columns: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS}
+    if order_N is not None:
+        columns = {name: column_N[order_N] for name, column_N in columns.items()}
+    return Alignments(teacher=parts[0].teacher, objective=parts[0].objective, **columns)
 
 
 def _columns(
@@ -108,6 +126,7 @@ def _columns(
     rates: Rates,
     norm: IdealNorm,
     inner: InnerProduct,
+    *,
     interval: Intervals,
     level_N: Floats,
     direction: Direction,
@@ -134,7 +153,7 @@ def _columns(
         objective=direction.objective,
         low_N=interval.low_N,
         high_N=interval.high_N,
-        status_N=statuses(interval, level_N, confidence=judgement.confidence, delta=judgement.delta),
+        status_N=statuses(interval, significant_N=significant_N, delta=judgement.delta),
         distill_norm_N=direction.norm_N,
         p_heterogeneity_N=level_N,
         coverage_N=nodes.coverage_N,
@@ -147,6 +166,5 @@ def _columns(
 def _nothing(direction: Direction) -> Alignments:
     """Columns of no nodes."""
     integers = {"status_N", "support_N"}
-    names = [f.name for f in fields(Alignments) if f.name.endswith("_N")]
-    columns: dict[str, Any] = {name: np.zeros(0, np.int64 if name in integers else np.float64) for name in names}
+    columns: dict[str, Any] = {name: np.zeros(0, np.int64 if name in integers else np.float64) for name in _COLUMNS}
     return Alignments(teacher=direction.teacher, objective=direction.objective, **columns)

@@ -38,9 +38,9 @@ def output_text(
 
 
 class StopWatcher:
-    """Tells, token by token, whether an output contains a stop string by now; one call looks at a short window only.
+    """Tells, token by token, whether outputs contain a stop string by now; one call looks at a short window only.
 
-    It agrees with `output_text` over the whole output.
+    It agrees with `output_text` over the whole output. The window of each output is kept by the caller.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop_strings: Sequence[str]) -> None:
@@ -50,20 +50,22 @@ class StopWatcher:
         # Every visible token has at least one byte of text.
         longest = max((len(stop.encode()) for stop in self._stop_strings), default=0)
         self._window = longest + _CHARACTER_TOKENS
-        self._recent: list[int] = []
 
-    def start(self, output_token_ids: Sequence[int]) -> bool:
-        """Begin with the output that is already there, and return whether it contains a stop string."""
-        self._recent = [token_id for token_id in output_token_ids if token_id not in self._special][-self._window :]
-        return output_text(self._tokenizer, output_token_ids, self._stop_strings).stopped
+    def stopped(self, output_token_ids: Sequence[int]) -> bool:
+        """Whether an output contains a stop string."""
+        return bool(self._stop_strings) and output_text(self._tokenizer, output_token_ids, self._stop_strings).stopped
 
-    def push(self, token_id: int) -> bool:
-        """Add one token and return whether it completes a stop string."""
+    def window(self, output_token_ids: Sequence[int]) -> list[int]:
+        """Return the window at the end of an output."""
+        return [token_id for token_id in output_token_ids if token_id not in self._special][-self._window :]
+
+    def push(self, window: list[int], token_id: int) -> bool:
+        """Move an output's window on by one token, and return whether the token completes a stop string."""
         if not self._stop_strings or token_id in self._special:
             return False
-        self._recent.append(token_id)
-        del self._recent[: -self._window]
-        text = decode(self._tokenizer, self._recent)
+        window.append(token_id)
+        del window[: -self._window]
+        text = decode(self._tokenizer, window)
         return any(stop in text for stop in self._stop_strings)
 
 

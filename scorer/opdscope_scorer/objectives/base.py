@@ -3,19 +3,18 @@
 Shapes: N nodes, V tokens of the vocabulary (or candidates and one tail bucket).
 """
 
-# ruff: noqa: N802, N815 (names end in their shape)
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from functools import cached_property
-from typing import Self, TypeAlias
+from typing import Self, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 Value: TypeAlias = float | int | str | None
+Shared = TypeVar("Shared")
 
 # A policy below this probability does not play the token: its mass is 0 in float64 sums, and its ratios may overflow.
 SMALLEST_LOG_PROB = -690.0
@@ -68,7 +67,7 @@ class ObjectiveInputs:
     failure_per_token_NV: Tensor | None = None
     prompt_success_N: Tensor | None = None
     return_NV: Tensor | None = None
-    _shared: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+    _shared: dict[str, object] = field(default_factory=dict, init=False, repr=False)
 
     def rows(self, rows: slice) -> Self:
         """Some of the nodes, in float64. Policies of a lower precision are normalised again."""
@@ -84,11 +83,11 @@ class ObjectiveInputs:
             return self
         return self.rows(slice(None))
 
-    def shared(self, key: str, compute: Callable[[], Tensor]) -> Tensor:
+    def shared(self, key: str, compute: Callable[[], Shared]) -> Shared:
         """What several objectives need of these nodes is computed once."""
         if key not in self._shared:
             self._shared[key] = compute()
-        return self._shared[key]
+        return cast("Shared", self._shared[key])
 
     @property
     def offers(self) -> frozenset[Need]:
@@ -106,8 +105,11 @@ class ObjectiveInputs:
 
     @cached_property
     def played_NV(self) -> Tensor:
-        """Tokens that the policy can play at all; the others contribute exactly 0 to every sum over P."""
-        return self.log_p_NV > SMALLEST_LOG_PROB
+        """Tokens that the policy can play at all; the others contribute exactly 0 to every sum over P.
+
+        NaN counts as played, so that it is not lost.
+        """
+        return (self.log_p_NV <= SMALLEST_LOG_PROB).logical_not_()
 
     @cached_property
     def p_NV(self) -> Tensor:
@@ -125,9 +127,9 @@ class ObjectiveInputs:
         return torch.where(self.played_NV, self.log_q_NV - self.log_p_NV, 0.0)
 
     @cached_property
-    def excess_NV(self) -> Tensor:
-        """q/P - 1, exact also where the two policies nearly agree."""
-        return torch.expm1(self.log_ratio_NV)
+    def ratio_NV(self) -> Tensor:
+        """q/P, 1 where the student never plays the token."""
+        return self.log_ratio_NV.exp()
 
     @cached_property
     def likeliest_N1(self) -> Tensor:
@@ -159,13 +161,13 @@ def projected(x: ObjectiveInputs, weight_NV: Tensor) -> Tensor:
     """
     total_N1 = weight_NV.sum(dim=-1, keepdim=True)
     total_N1 = torch.where(total_N1.isfinite(), total_N1, math.nan)
-    return closed(x, torch.addcmul(weight_NV, x.p_NV, total_N1, value=-1))
+    return close_(torch.addcmul(weight_NV, x.p_NV, total_N1, value=-1), x.likeliest_N1)
 
 
-def closed(x: ObjectiveInputs, direction_NV: Tensor) -> Tensor:
-    """The direction with the likeliest token's entry replaced by minus the sum of all others."""
-    direction_NV = direction_NV.scatter(-1, x.likeliest_N1, 0.0)
-    return direction_NV.scatter_(-1, x.likeliest_N1, -direction_NV.sum(dim=-1, keepdim=True))
+def close_(direction_NV: Tensor, likeliest_N1: Tensor) -> Tensor:
+    """Replaces, in place, the likeliest token's entry by minus the sum of all others."""
+    direction_NV.scatter_(-1, likeliest_N1, 0.0)
+    return direction_NV.scatter_(-1, likeliest_N1, -direction_NV.sum(dim=-1, keepdim=True))
 
 
 @dataclass(frozen=True)

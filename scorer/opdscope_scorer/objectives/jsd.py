@@ -18,9 +18,9 @@ from opdscope_scorer.objectives.registry import register
     note="β = 0 means forward and β = 1 reverse KL, as trainers define them; the formula itself vanishes there.",
 )
 def gkd_jsd(x: ObjectiveInputs, *, beta: float) -> Tensor:
-    """m/P = 1 + β(q/P - 1)."""
+    """m/P = βq/P + 1 - β."""
     if beta == 0:
         return forward_kl(x)
     if beta == 1:
         return reverse_kl(x)
-    return centred(x, torch.log1p(beta * x.excess_NV).mul_(1 - beta))
+    return centred(x, torch.log(beta * x.ratio_NV + (1 - beta)).mul_(1 - beta))

@@ -3,7 +3,9 @@
 list   = sum {"," sum}
 sum    = ["-"] term {("+" | "-") term}
 term   = [number "*"] name ["(" [argument {"," argument}] ")"]
-argument = name "=" (number | name)
+argument = name "=" (["-"] number | name)
+
+A name is that of an objective or of a preset.
 """
 
 import math
@@ -13,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from opdscope_scorer.objectives.base import BoundObjective, InvalidObjectiveError, Term, Value
+from opdscope_scorer.objectives.presets import PRESETS
 from opdscope_scorer.objectives.registry import get
 
 # Expressions come from the network.
@@ -134,7 +137,11 @@ def _call(reader: _Reader) -> BoundObjective:
         while reader.accept(","):
             _argument(reader, arguments)
         reader.expect(")")
-    return get(name).bind(arguments)
+    if name not in PRESETS:
+        return get(name).bind(arguments)
+    if arguments:
+        raise InvalidObjectiveError(f"the preset {name} takes no arguments; it is {PRESETS[name].expression}")
+    return parse_objective(PRESETS[name].expression)
 
 
 def _argument(reader: _Reader, arguments: dict[str, Value]) -> None:

@@ -2,14 +2,29 @@
 
 from collections.abc import Callable, Iterable
 from functools import cache
-from importlib import metadata
+from importlib import import_module, metadata
 
 from torch import Tensor
 
 from opdscope_scorer.objectives.base import InvalidObjectiveError, Need, Objective, Parameter, UnknownObjectiveError
+from opdscope_scorer.objectives.presets import PRESETS
 
 # A package adds objectives by naming, under this group, a module that registers them when it is imported.
 ENTRY_POINT_GROUP = "opdscope.objectives"
+
+# The modules of the built-in catalogue, each of which is a section of it.
+FAMILIES = (
+    "kl",
+    "jsd",
+    "skew",
+    "divergences",
+    "top_k",
+    "temperature",
+    "sampled",
+    "estimators",
+    "minillm",
+    "policy_gradient",
+)
 
 _catalogue: dict[str, Objective] = {}
 
@@ -33,7 +48,7 @@ def register(
     """
 
     def decorate(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        if name in _catalogue:
+        if name in _catalogue or name in PRESETS:
             raise InvalidObjectiveError(f"there is already an objective {name}")
         _catalogue[name] = Objective(
             name=name,
@@ -53,8 +68,8 @@ def register(
 
 
 def known() -> dict[str, Objective]:
-    """All objectives by name, plug-ins included, in the order in which they were registered."""
-    load_plugins()
+    """All objectives by name: the families in the order of the catalogue, then plug-ins."""
+    _load()
     return dict(_catalogue)
 
 
@@ -66,13 +81,17 @@ def get(name: str) -> Objective:
     """
     catalogue = known()
     if name not in catalogue:
-        raise UnknownObjectiveError(f"there is no objective {name!r}; known: {', '.join(sorted(catalogue))}")
+        names = ", ".join(sorted(catalogue))
+        presets = ", ".join(sorted(PRESETS))
+        raise UnknownObjectiveError(f"there is no objective {name!r}; known: {names}; presets: {presets}")
     return catalogue[name]
 
 
 @cache
-def load_plugins() -> None:
-    """Imports the modules that installed packages name; an error in one of them is not hidden."""
+def _load() -> None:
+    """Imports the families and the modules that installed packages name; an error in one of them is not hidden."""
+    for family in FAMILIES:
+        import_module(f"opdscope_scorer.objectives.{family}")
     for entry in metadata.entry_points(group=ENTRY_POINT_GROUP):
         try:
             entry.load()

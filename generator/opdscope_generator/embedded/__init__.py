@@ -1,0 +1,1 @@
+"""The embedded engine: a transformers model, one thread, one continuously refilled batch."""
