@@ -51,17 +51,18 @@ class DiagnosisProgress:
         if isinstance(event, _types.QuestionFinished):
             self._total.question_finished(event)
         elif isinstance(event, _types.Progress):
-            self.activity(event.activity or "working")
-            self._advance(event)
+            self._advance(event.activity or "working", event)
 
-    def _advance(self, event: _types.Progress) -> None:
+    def _advance(self, activity: str, event: _types.Progress) -> None:
         counts = (
             f"{event.questions_done}/{event.questions} questions, "
             f"{event.rollouts_done:,} rollouts, {event.generated_tokens:,} tokens"
         )
         if self._bar is None:
-            self._line(event.activity or "working", counts)
-        elif self._task is not None:
+            self._line(activity, counts)
+            return
+        self.activity(activity)
+        if self._task is not None:
             total = self._total.estimate(event)
             self._bar.update(self._task, completed=event.rollouts_done, total=total, counts=counts)
 

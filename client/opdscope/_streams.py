@@ -27,6 +27,7 @@ class _Stream(Iterator[_T], Generic[_T]):
 
     def __init__(self) -> None:
         self._call: Any = None
+        self._closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -38,9 +39,9 @@ class _Stream(Iterator[_T], Generic[_T]):
 
     def close(self) -> None:
         """Cancel the call, so that the server stops to send. Idempotent; iteration ends."""
+        self._closed = True
         if self._call is not None:
             self._call.cancel()
-        self._call = iter(())
 
 
 class EventStream(_Stream[RunEvent]):
@@ -69,7 +70,7 @@ class EventStream(_Stream[RunEvent]):
         self._pause_seconds = _FIRST_PAUSE_SECONDS
 
     def __next__(self) -> RunEvent:
-        while True:
+        while not self._closed:
             try:
                 event = _convert.run_event(self._next_message())
             except grpc.RpcError as error:
@@ -78,6 +79,7 @@ class EventStream(_Stream[RunEvent]):
                 continue
             if event is not None and self._is_new(event.sequence):
                 return event
+        raise StopIteration
 
     def _next_message(self) -> scorer_pb2.WatchRunResponse:
         if self._call is None:
@@ -139,6 +141,8 @@ class EvidenceStream(_Stream[EvidenceResult]):
 
     def __next__(self) -> EvidenceResult:
         while not self._ready:
+            if self._closed:
+                raise StopIteration
             self._read()
         return self._ready.popleft()
 

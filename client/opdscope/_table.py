@@ -96,7 +96,7 @@ def telling_tokens(tokens: Sequence[TellingToken]) -> Iterator[Text]:
     determined = sum(token.determined for token in tokens)
     yield Text("Most telling tokens", style="bold")
     if not determined:
-        yield Text("None is determined: more rollouts per candidate would be needed. The strongest hints:")
+        yield Text("None is determined: that takes more rollouts per candidate. The strongest hints:")
     for token in tokens:
         yield Text()
         yield from _telling_token(token)
@@ -130,11 +130,11 @@ def _evidence_strength(token: TellingToken) -> str:
 def _snippet(texts: Sequence[str], position: int) -> Text:
     """The text around the token, which stands in brackets."""
     before = _visible("".join(texts[:position]))
-    token = _visible(texts[position]) if position < len(texts) else ""
+    token = _cut(_visible(texts[position]), WIDTH // 2) if position < len(texts) else ""
     after = _visible("".join(texts[position + 1 :]))
-    room = WIDTH - len(token) - 8
+    room = WIDTH - len(token) - len("  …[]")
     before = before if len(before) <= room * 2 // 3 else f"…{before[-(room * 2 // 3) :]}"
-    after = _cut(after, max(1, room - len(before)))
+    after = _cut(after, room - len(before) + 1)
     return Text.assemble("  ", before, ("[", "bold"), (token, "bold reverse"), ("]", "bold"), after)
 
 

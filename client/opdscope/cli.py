@@ -25,7 +25,7 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="opdscope", message="%(prog)s %(version)s")
+@click.version_option(package_name="opdscope", prog_name="opdscope", message="%(prog)s %(version)s")
 def main() -> None:
     """Finds out, without training, where on-policy distillation helps and where it hurts.
 

@@ -26,8 +26,8 @@ class GeneratorService(generator_pb2_grpc.GeneratorServiceServicer):
 
     async def GetModel(
         self,
-        request: pb.GetModelRequest,  # noqa: ARG002 - it is empty
-        context: aio.ServicerContext[Any, Any],  # noqa: ARG002 - errors are raised
+        request: pb.GetModelRequest,
+        context: aio.ServicerContext[Any, Any],
     ) -> pb.GetModelResponse:
         """Describe the model."""
         return convert.model_response(self._ready().info)
@@ -35,7 +35,7 @@ class GeneratorService(generator_pb2_grpc.GeneratorServiceServicer):
     async def Rollout(
         self,
         request: pb.RolloutRequest,
-        context: aio.ServicerContext[Any, Any],  # noqa: ARG002
+        context: aio.ServicerContext[Any, Any],
     ) -> AsyncIterator[pb.RolloutResponse]:
         """Stream completions as they finish. A caller who leaves closes the iterator, which frees the engine."""
         engine = self._ready()
@@ -47,7 +47,7 @@ class GeneratorService(generator_pb2_grpc.GeneratorServiceServicer):
     async def Score(
         self,
         request: pb.ScoreRequest,
-        context: aio.ServicerContext[Any, Any],  # noqa: ARG002
+        context: aio.ServicerContext[Any, Any],
     ) -> AsyncIterator[pb.ScoreResponse]:
         """Stream the scores of the sequences in their order."""
         engine = self._ready()

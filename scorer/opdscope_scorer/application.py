@@ -1,19 +1,23 @@
 """The scorer as a server process: loads the student, works on runs, frees everything."""
 
 import asyncio
+import importlib
+from typing import TYPE_CHECKING
 
 from grpc import aio
 from opdscope.v1 import scorer_pb2, scorer_pb2_grpc
 from opdscope_serving.metrics import ServerMetrics
 
-from opdscope_scorer.generators import GeneratorPool
 from opdscope_scorer.metrics import ScorerMetrics
 from opdscope_scorer.model_thread import ModelThread
-from opdscope_scorer.runs import Runs
 from opdscope_scorer.service import ScorerService
 from opdscope_scorer.settings import ScorerSettings
 from opdscope_scorer.store import Store
-from opdscope_scorer.student import Student
+
+if TYPE_CHECKING:
+    from opdscope_scorer.generators import GeneratorPool
+    from opdscope_scorer.runs import Runs
+    from opdscope_scorer.student import Student
 
 
 class ScorerApplication:
@@ -50,6 +54,11 @@ class ScorerApplication:
         if not settings.generator_addresses:
             raise ValueError("--generators is needed with --model: somebody must generate rollouts")
         self._store = await asyncio.to_thread(Store, settings.state_dir)
+        # Importing transformers takes seconds, in which the server already answers.
+        await asyncio.to_thread(importlib.import_module, "opdscope_scorer.runs")
+        from opdscope_scorer.generators import GeneratorPool  # noqa: PLC0415
+        from opdscope_scorer.runs import Runs  # noqa: PLC0415
+
         student = await self._model.run(load_student, settings)
         self._pool = GeneratorPool(settings.generator_addresses, patience_seconds=settings.generator_patience_seconds)
         self._runs = Runs(
@@ -78,14 +87,16 @@ class ScorerApplication:
             await self._store.close()
 
 
-def load_student(settings: ScorerSettings) -> Student:
+def load_student(settings: ScorerSettings) -> "Student":
     """Load the student's weights.
 
     Raises:
         ModelNotFoundError: There is no such model.
     """
-    import torch  # noqa: PLC0415 - takes seconds, in which the server already answers
+    import torch  # noqa: PLC0415
     from opdscope_serving.models import load_model  # noqa: PLC0415
+
+    from opdscope_scorer.student import Student  # noqa: PLC0415
 
     assert settings.model
     if settings.threads:

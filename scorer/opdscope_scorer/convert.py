@@ -156,8 +156,9 @@ def evidence_node(message: alignment_pb2.EvidenceNode) -> EvidenceNode:
         candidate_successes=message.candidate_successes,
         candidate_trials=message.candidate_trials,
         candidate_known=message.candidate_known,
-        tail=tail
-        and EvidenceTail(
+        tail=None
+        if tail is None
+        else EvidenceTail(
             student_prob=tail.student_prob,
             successes=tail.successes,
             trials=tail.trials,

@@ -12,12 +12,12 @@ Legend of shape suffixes: N nodes, K entries of a node, T recorded rollouts of t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from opdscope_scorer.nodes import masked_sum, row_sum
+from opdscope_scorer.nodes import PADDING, masked_sum, row_sum
 from opdscope_scorer.tails import tail_inner, tail_norm_sq
 
 if TYPE_CHECKING:
@@ -88,28 +88,44 @@ class InnerProduct:
 
 def success_rates(nodes: Nodes, posterior: PosteriorMoments) -> Rates:
     """Success rates of all entries with two kinds of variance."""
-    trials_NK = np.maximum(nodes.trials_NK, 1)
     tried_NK = (nodes.trials_NK > 0) | nodes.known_NK
+    trials_NK = np.maximum(nodes.trials_NK, 1)
     rate_NK = nodes.successes_NK / trials_NK
+    smooth_NK = np.where(nodes.trials_NK > 0, posterior.bernoulli_NK / trials_NK, 0.0)
+    others_NK = np.maximum(trials_NK - 1, 1)
+    twice_NK = nodes.trials_NK > 1
+    return replace(
+        _rates(nodes, rate_NK, tried_NK),
+        unbiased_NK=np.where(twice_NK, rate_NK * (1 - rate_NK) / others_NK, smooth_NK),
+        smooth_NK=smooth_NK,
+        pair_NK=np.where(twice_NK, trials_NK / others_NK, 1.0),
+        untried_NK=np.where(tried_NK | (nodes.mass_NK == 0), 0.0, posterior.variance_NK),
+    )
+
+
+def exact_rates(nodes: Nodes, value_NK: Floats) -> Rates:
+    """Success probabilities that are given, and not estimated from the nodes' outcomes: they have no variance."""
+    return _rates(nodes, value_NK, nodes.token_NK != PADDING)
+
+
+def _rates(nodes: Nodes, rate_NK: Floats, tried_NK: Bools) -> Rates:
+    """Rates without variance."""
     likeliest_N1 = np.argmax(np.where(tried_NK, nodes.mass_NK, -1.0), axis=1)[:, None]
     reference_N1 = np.take_along_axis(rate_NK, likeliest_N1, axis=1)
     mass_NK = np.where(tried_NK, nodes.mass_NK, 0.0)
     mass_NK = mass_NK / np.maximum(mass_NK.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
     shifted_NK = np.where(tried_NK, rate_NK - reference_N1, 0.0)
-    mean_N1 = (mass_NK * shifted_NK).sum(axis=1, keepdims=True)
-    sampled_NK = nodes.trials_NK > 0
-    smooth_NK = np.where(sampled_NK, posterior.bernoulli_NK / trials_NK, 0.0)
-    twice_NK = nodes.trials_NK > 1
+    none_NK = np.zeros_like(mass_NK)
     return Rates(
         tried_NK=tried_NK,
         reference_N=reference_N1[:, 0],
-        shifted_NK=np.where(tried_NK, shifted_NK, mean_N1),
+        shifted_NK=np.where(tried_NK, shifted_NK, (mass_NK * shifted_NK).sum(axis=1, keepdims=True)),
         mass_NK=mass_NK,
         sum_sq_NK=np.where(tried_NK, nodes.sum_sq_NK, 0.0),
-        unbiased_NK=np.where(twice_NK, rate_NK * (1 - rate_NK) / np.maximum(trials_NK - 1, 1), smooth_NK),
-        smooth_NK=smooth_NK,
-        pair_NK=np.where(twice_NK, trials_NK / np.maximum(trials_NK - 1, 1), 1.0),
-        untried_NK=np.where(tried_NK | (nodes.mass_NK == 0), 0.0, posterior.variance_NK),
+        unbiased_NK=none_NK,
+        smooth_NK=none_NK,
+        pair_NK=np.ones_like(mass_NK),
+        untried_NK=none_NK,
     )
 
 

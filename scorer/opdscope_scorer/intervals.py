@@ -107,7 +107,9 @@ def _interval(draws: _Draws, confidence: float) -> Floats:
     up_D = (draws.inner_DM > 0).mean(axis=1) > 0.5
     one_sided_2D = np.where(up_D, [one_sided_low_D, np.ones_like(low_D)], [-np.ones_like(low_D), one_sided_high_D])
     ends_2D: Floats = np.where(_may_be_parallel(draws, confidence), one_sided_2D, [low_D, high_D])
-    return np.clip(ends_2D + np.array([[-_ROUNDING], [_ROUNDING]]), -1.0, 1.0)
+    widened_2D: Floats = ends_2D + np.array([[-_ROUNDING], [_ROUNDING]])
+    clipped_2D: Floats = np.clip(widened_2D, -1.0, 1.0)
+    return clipped_2D
 
 
 # ‖g‖² - ⟨g, d⟩²/‖d‖², the squared distance from the line of d, against that of the noise

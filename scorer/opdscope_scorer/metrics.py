@@ -29,6 +29,7 @@ class ScorerMetrics:
         self.nodes = Counter(
             "opdscope_scorer_alignments", "Alignments of nodes by status.", ["status"], registry=registry
         )
+        self.model_loaded = Gauge("opdscope_scorer_model_loaded", "Whether the student is loaded.", registry=registry)
 
     def sample(self, *, root: bool, success: bool, tokens: int) -> None:
         """Count a stored rollout."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from grpc import aio
 from opdscope.v1 import scorer_pb2, scorer_pb2_grpc
@@ -10,8 +10,10 @@ from opdscope_serving.errors import InvalidRequest, Loading, NotConfigured
 
 from opdscope_scorer import convert
 from opdscope_scorer.evidence_stream import EvidenceStream
-from opdscope_scorer.runs import Runs
-from opdscope_scorer.student import Student
+
+if TYPE_CHECKING:  # importing them loads transformers, which scoring evidence does without
+    from opdscope_scorer.runs import Runs
+    from opdscope_scorer.student import Student
 
 Context: TypeAlias = aio.ServicerContext[Any, Any]
 
@@ -25,7 +27,7 @@ class ScorerService(scorer_pb2_grpc.ScorerServiceServicer):
         self._student: Student | None = None
         self._loaded_runs: Runs | None = None
 
-    def use(self, student: Student, runs: Runs) -> None:
+    def use(self, student: "Student", runs: "Runs") -> None:
         """Serve this student's runs from now on."""
         self._student, self._loaded_runs = student, runs
 
@@ -119,10 +121,10 @@ class ScorerService(scorer_pb2_grpc.ScorerServiceServicer):
             for response in await asyncio.to_thread(stream.flush):
                 yield response
 
-    def _runs(self) -> Runs:
+    def _runs(self) -> "Runs":
         return self._ready()[1]
 
-    def _ready(self) -> tuple[Student, Runs]:
+    def _ready(self) -> "tuple[Student, Runs]":
         if not self._configured:
             raise NotConfigured("this scorer was started without a student (--model); it only scores evidence")
         if self._student is None or self._loaded_runs is None:

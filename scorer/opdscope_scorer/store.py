@@ -31,7 +31,11 @@ class Store:
             StateError: The directory cannot be used.
         """
         self._lock = _lock(directory)
-        self._connection = _open(directory / "state.sqlite")
+        try:
+            self._connection = _open(directory / "state.sqlite")
+        except StateError:
+            self._lock.release()
+            raise
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._waiting: list[tuple[Callable[[sqlite3.Connection], Any], asyncio.Future[Any]]] = []
         self._flushing: asyncio.Task[None] | None = None

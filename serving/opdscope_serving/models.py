@@ -6,20 +6,24 @@ converted model a fraction of a second.
 
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import structlog
 import torch
 import transformers
 from filelock import FileLock
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+log = structlog.get_logger()
 
 DTYPES = {
     "float64": torch.float64,
@@ -166,13 +170,13 @@ def _converted(gguf: Path, version: str, cache_dir: Path) -> Path:
 
 def _convert(gguf: Path, folder: Path) -> None:
     """Write the converted model beside `folder` and rename it, so that a folder that is there is complete."""
-    try:
+    log.info("converting_model", source=str(gguf), folder=str(folder))
+    # The progress bar of this one reader cannot be turned off.
+    with _reading(str(gguf)), redirect_stderr(io.StringIO()):
         model = AutoModelForCausalLM.from_pretrained(
             str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32, local_files_only=True
         )
         tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name, local_files_only=True)
-    except (OSError, ValueError, KeyError, NotImplementedError) as error:
-        raise ModelNotFoundError(f"cannot read {gguf} as a GGUF model: {error}") from error
     _forget_quantization(model)
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -194,14 +198,21 @@ def _forget_quantization(model: Any) -> None:  # noqa: ANN401 - attributes that 
 
 
 def _read_folder(folder: Path, source: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    try:
+    with _reading(source):
         model = AutoModelForCausalLM.from_pretrained(
             str(folder), dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True
         )
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelNotFoundError(f"cannot read {source} as a model: {error}") from error
     return model, tokenizer
+
+
+@contextmanager
+def _reading(source: str) -> Iterator[None]:
+    """Say which model it was that could not be read. Broken files make the readers raise anything, even `Exception`."""
+    try:
+        yield
+    except Exception as error:
+        raise ModelNotFoundError(f"cannot read {source} as a model: {error}") from error
 
 
 def _output_embeddings(model: Any) -> Any:  # noqa: ANN401 - transformers has no annotations here

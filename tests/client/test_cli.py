@@ -188,8 +188,17 @@ def test_evidence_without_nodes_ends_with_1(target: str, evidence: Path) -> None
     assert "has no nodes" in result.stderr
 
 
+# A shell that runs tests in the background lets them ignore Ctrl-C, and their children too.
+COMMAND = """\
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from opdscope.cli import main
+main()
+"""
+
+
 def _command(*arguments: object) -> list[str]:
-    return [sys.executable, "-c", "from opdscope.cli import main; main()", *map(str, arguments)]
+    return [sys.executable, "-c", COMMAND, *map(str, arguments)]
 
 
 @pytest.mark.parametrize("command", ["diagnose", "score"])

@@ -55,9 +55,9 @@ class EmbeddedEngine:
         self._loaded = loaded
         self._limits = limits
         self._metrics = metrics
-        forward = Forward(loaded)
-        prefixes = PrefixCache(forward, limits.prefix_bytes)
-        batch = Batch(forward, max_rows=limits.max_rows, budget=limits.kv_bytes)
+        self._forward = Forward(loaded)
+        prefixes = PrefixCache(self._forward, limits.prefix_bytes)
+        batch = Batch(self._forward, max_rows=limits.max_rows, budget=limits.kv_bytes)
         self._rollouts = Rollouts(batch, prefixes, metrics)
         self._scores = Scores(prefixes, metrics)
         self._info = _describe(loaded, limits, batch)
@@ -79,6 +79,11 @@ class EmbeddedEngine:
     def healthy(self) -> bool:
         """Whether jobs are served."""
         return self._down is None
+
+    @property
+    def model_seconds(self) -> float:
+        """Time spent in the model so far; the rest of the thread's time is sampling and keeping order."""
+        return self._forward.seconds
 
     async def rollout(self, job: RolloutJob) -> AsyncGenerator[RolloutBatch]:
         """Yield the job's completions as they finish."""

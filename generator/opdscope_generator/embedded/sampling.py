@@ -44,18 +44,21 @@ def sample(logits_BV: Tensor, temperature_B: Tensor, top_p_B: Tensor, uniform_B:
 
 
 def _nucleus(probs_BV: Tensor, top_p_B: Tensor) -> Tensor:
-    """Set all probabilities to 0 but the smallest set of likeliest tokens with mass `top_p`; ties stay together."""
+    """Set all probabilities to 0 but the smallest set of likeliest tokens with mass `top_p`; of equals the first."""
     threshold_B = torch.zeros_like(top_p_B)
+    kept_B = torch.zeros_like(top_p_B, dtype=torch.long)
     open_rows = torch.arange(len(top_p_B), device=top_p_B.device)
     count = _FIRST_NUCLEUS
     # Few tokens usually suffice, and finding them is far cheaper than sorting a vocabulary.
     while len(open_rows):
         count = min(count, probs_BV.shape[1])
         likeliest = torch.topk(probs_BV[open_rows], count).values
-        reached = likeliest.cumsum(dim=-1) >= top_p_B[open_rows, None]
-        last = torch.where(reached.any(dim=-1), reached.int().argmax(dim=-1), count - 1)
-        threshold_B[open_rows] = likeliest.gather(1, last[:, None])[:, 0]
-        done = reached.any(dim=-1) | (count == probs_BV.shape[1])
-        open_rows = open_rows[~done]
+        before = likeliest.cumsum(dim=-1) - likeliest
+        kept_B[open_rows] = (before < top_p_B[open_rows, None]).sum(dim=-1).clamp_(min=1)
+        threshold_B[open_rows] = likeliest.gather(1, kept_B[open_rows, None] - 1)[:, 0]
+        open_rows = open_rows[(kept_B[open_rows] == count) & (count < probs_BV.shape[1])]
         count *= 8
-    return torch.where(probs_BV >= threshold_B[:, None], probs_BV, 0.0)
+    above_BV, equal_BV = probs_BV > threshold_B[:, None], probs_BV == threshold_B[:, None]
+    places_B = kept_B - above_BV.sum(dim=-1)
+    keep_BV = above_BV | (equal_BV & (equal_BV.cumsum(dim=-1) <= places_B[:, None]))
+    return torch.where(keep_BV, probs_BV, 0.0)

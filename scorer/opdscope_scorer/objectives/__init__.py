@@ -3,16 +3,13 @@
 from opdscope_scorer.objectives.base import (
     BoundObjective,
     InvalidObjectiveError,
-    Need,
     Objective,
-    ObjectiveInputs,
     Parameter,
     UnknownObjectiveError,
-    centred,
-    projected,
 )
 from opdscope_scorer.objectives.crossfit import CrossFitted, cross_fitted
 from opdscope_scorer.objectives.evaluation import Evaluation, evaluate
+from opdscope_scorer.objectives.inputs import Need, ObjectiveInputs, centred, projected
 from opdscope_scorer.objectives.parse import parse_objective, parse_objectives
 from opdscope_scorer.objectives.presets import PRESETS, Preset
 from opdscope_scorer.objectives.registry import known, register

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from opdscope_scorer.objectives.base import ObjectiveInputs, Parameter, centred, projected
+from opdscope_scorer.objectives.base import Parameter
+from opdscope_scorer.objectives.inputs import ObjectiveInputs, centred, projected
 from opdscope_scorer.objectives.kl import forward_kl, reverse_kl
 from opdscope_scorer.objectives.registry import register
 
@@ -16,7 +17,7 @@ from opdscope_scorer.objectives.registry import register
     family="divergences",
     formula="f = ½ sign(q - P)",
     loss="½ Σ |q - P|",
-    source="Wen et al. 2023 (f-DISTILL, arXiv 2307.15190), sec. 3",
+    source="Wen et al. 2023 (f-DISTILL, arXiv 2307.15190)",
     note="Not differentiable at q = P, where f is 0.",
 )
 def total_variation(x: ObjectiveInputs) -> Tensor:
@@ -29,7 +30,7 @@ def total_variation(x: ObjectiveInputs) -> Tensor:
     family="divergences",
     formula="f = (q/P)^α / α",
     loss="(1 - Σ q^α P^(1-α)) / (α(1-α))",
-    source="Amari 2009 (doi 10.1109/TIT.2009.2030485), eq. 10; Minka 2005 (MSR-TR-2005-173)",
+    source="Amari 2009 (doi 10.1109/TIT.2009.2030485); Minka 2005 (MSR-TR-2005-173)",
     parameters=(Parameter("alpha", 0.5, "order", low=-3, high=3),),
     note="α = 1 is forward and α = 0 reverse KL, its limits. Infinite where P = 0 < q if α > 1, q = 0 < P if α <= 0.",
 )
@@ -91,7 +92,7 @@ def f_divergence_of(x: ObjectiveInputs, generator: Generator) -> Tensor:
     family="divergences",
     formula="f = r φ'(r) - φ(r), r = q/P",
     loss="Σ P φ(q/P), φ = " + "; ".join(f"{name}: {one.formula}" for name, one in GENERATORS.items()),
-    source="Wen et al. 2023 (f-DISTILL, arXiv 2307.15190), sec. 3; Csiszár 1967",
+    source="Wen et al. 2023 (f-DISTILL, arXiv 2307.15190); Csiszár 1967",
     parameters=(Parameter("phi", "hellinger", "the convex function φ", choices=tuple(GENERATORS)),),
     note="Pearson has no direction where P = 0 < q; Neyman and Jeffreys have none where q = 0 < P.",
 )

@@ -6,7 +6,8 @@ Their values are estimates of one number; their gradients are those of three dif
 import torch
 from torch import Tensor
 
-from opdscope_scorer.objectives.base import ObjectiveInputs, Parameter, centred, projected
+from opdscope_scorer.objectives.base import Parameter
+from opdscope_scorer.objectives.inputs import ObjectiveInputs, centred, projected
 from opdscope_scorer.objectives.registry import register
 from opdscope_scorer.objectives.sampled import sample_variance
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from opdscope_scorer.objectives.base import BoundObjective, ObjectiveInputs
+from opdscope_scorer.objectives.base import BoundObjective
+from opdscope_scorer.objectives.inputs import ObjectiveInputs
 
 # Arrays [nodes, V] of float64 that are alive at once: inputs, what is shared, and the temporaries of one objective.
 ARRAYS_ALIVE = 32

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from opdscope_scorer.objectives.base import ObjectiveInputs, Parameter, centred, close_, projected
+from opdscope_scorer.objectives.base import Parameter
+from opdscope_scorer.objectives.inputs import ObjectiveInputs, centred, close_, projected
 from opdscope_scorer.objectives.registry import register
 
 FLOOR = Parameter("floor", None, "log-probabilities of both are raised to this value before the loss", high=0)
@@ -32,7 +33,7 @@ def forward_pull(x: ObjectiveInputs, floor: float | None) -> Tensor:
     family="kl",
     formula="f = log(q/P)",
     loss="KL(P‖q) = Σ P log(P/q)",
-    source="Gu et al. 2024 (MiniLLM, arXiv 2306.08543), sec. 2.1",
+    source="Gu et al. 2024 (MiniLLM, arXiv 2306.08543), eq. 1",
     parameters=(FLOOR,),
     note="No direction exists where the teacher excludes a token that the student plays, unless there is a floor.",
 )

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from opdscope_scorer.objectives.base import Need, ObjectiveInputs, centred
+from opdscope_scorer.objectives.inputs import Need, ObjectiveInputs, centred
 from opdscope_scorer.objectives.registry import register
 
 

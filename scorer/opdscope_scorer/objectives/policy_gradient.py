@@ -7,7 +7,8 @@ is biased: use halves and `crossfit`.
 import torch
 from torch import Tensor
 
-from opdscope_scorer.objectives.base import Need, ObjectiveInputs, Parameter, centred
+from opdscope_scorer.objectives.base import Parameter
+from opdscope_scorer.objectives.inputs import Need, ObjectiveInputs, centred
 from opdscope_scorer.objectives.registry import register
 
 _GROUP = Parameter("group_size", 8, "G, completions of one prompt", low=2, high=1024)
@@ -47,7 +48,7 @@ def dr_grpo(x: ObjectiveInputs, *, group_size: int) -> Tensor:
     family="policy_gradient",
     formula="f = a₁ E[R/L | j] + a₀ E[(1-R)/L | j], a_R = E[(R - mean)/(std + ε) | R]",
     loss="-1/G Σ_i 1/L_i Σ_t (R_i - mean R)/(std R + ε) log P(y_t)",
-    source="Shao et al. 2024 (GRPO, arXiv 2402.03300), eq. 3; std and ε as in TRL v1.9.0 trl/trainer/grpo_trainer.py",
+    source="Shao et al. 2024 (GRPO, arXiv 2402.03300); std and ε as in TRL v1.9.0 trl/trainer/grpo_trainer.py",
     parameters=(_GROUP, Parameter("epsilon", 1e-4, "ε", low=0)),
     needs=(Need.LENGTHS,),
     note="Not the ideal direction: 1/L favours tokens that lead to short successes and long failures.",

@@ -115,7 +115,7 @@ PRESETS = {
             "sampled_opd",
             "THUDM/slime v0.3.1, slime/backends/megatron_utils/loss.py, slime/utils/arguments.py and "
             "slime/rollout/on_policy_distillation.py",
-            "opd_kl_coef 1; the task reward is 0 unless the user adds one, then `grpo + sampled_opd`.",
+            "opd_kl_coef 1, added to the advantage of the task reward, which is 0 unless the user adds one.",
         ),
     )
 }

@@ -6,7 +6,8 @@ from importlib import import_module, metadata
 
 from torch import Tensor
 
-from opdscope_scorer.objectives.base import InvalidObjectiveError, Need, Objective, Parameter, UnknownObjectiveError
+from opdscope_scorer.objectives.base import InvalidObjectiveError, Objective, Parameter, UnknownObjectiveError
+from opdscope_scorer.objectives.inputs import Need
 from opdscope_scorer.objectives.presets import PRESETS
 
 # A package adds objectives by naming, under this group, a module that registers them when it is imported.

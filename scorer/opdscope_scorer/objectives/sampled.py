@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from opdscope_scorer.objectives.base import ObjectiveInputs, Parameter, centred
+from opdscope_scorer.objectives.base import Parameter
+from opdscope_scorer.objectives.inputs import ObjectiveInputs, centred
 from opdscope_scorer.objectives.registry import register
 
 _LOSS = "- sg[A] log P(y), y ~ P, A = "

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from opdscope_scorer.objectives.base import ObjectiveInputs, Parameter, centred, projected
+from opdscope_scorer.objectives.base import Parameter
+from opdscope_scorer.objectives.inputs import ObjectiveInputs, centred, projected
 from opdscope_scorer.objectives.kl import forward_kl, reverse_kl
 from opdscope_scorer.objectives.registry import register
 

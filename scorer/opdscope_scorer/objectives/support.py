@@ -6,7 +6,7 @@ Shapes: M tokens of the support, of which some may be dropped: their log-probabi
 import torch
 from torch import Tensor
 
-from opdscope_scorer.objectives.base import ObjectiveInputs
+from opdscope_scorer.objectives.inputs import ObjectiveInputs
 
 
 def support(x: ObjectiveInputs, k: int, source: str) -> tuple[Tensor, Tensor]:

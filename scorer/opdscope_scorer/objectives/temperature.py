@@ -7,7 +7,8 @@ at another temperature no longer shows them.
 import torch
 from torch import Tensor
 
-from opdscope_scorer.objectives.base import Need, ObjectiveInputs, Parameter, close_
+from opdscope_scorer.objectives.base import Parameter
+from opdscope_scorer.objectives.inputs import Need, ObjectiveInputs, close_
 from opdscope_scorer.objectives.registry import register
 
 _T = Parameter("T", 2.0, "temperature of both softmaxes", low=1e-3, high=1e3)

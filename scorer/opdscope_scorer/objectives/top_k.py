@@ -7,7 +7,8 @@ the objectives of the whole vocabulary apply to it, and only the result is sprea
 import torch
 from torch import Tensor
 
-from opdscope_scorer.objectives.base import Need, ObjectiveInputs, Parameter, close_
+from opdscope_scorer.objectives.base import Parameter
+from opdscope_scorer.objectives.inputs import Need, ObjectiveInputs, close_
 from opdscope_scorer.objectives.jsd import gkd_jsd
 from opdscope_scorer.objectives.kl import FLOOR, forward_kl, forward_pull, reverse_kl, reverse_pull
 from opdscope_scorer.objectives.registry import register

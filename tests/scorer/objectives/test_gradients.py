@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from opdscope_scorer.objectives import ObjectiveInputs, parse_objective
+from opdscope_scorer.objectives import BoundObjective, ObjectiveInputs, parse_objective
 from torch import Tensor
 
 Loss = Callable[..., Tensor]
@@ -207,6 +207,6 @@ def test_a_mixture_is_the_direction_of_the_summed_loss(
     assert_same(expected_direction(loss, z, tau), parse_objective(text).direction(inputs_of(z, zq, tau))[0])
 
 
-def bound(name: str, arguments: dict[str, Any]) -> Any:  # noqa: ANN401 (mypy does not read tests)
+def bound(name: str, arguments: dict[str, Any]) -> BoundObjective:
     """The objective as a user writes it."""
     return parse_objective(f"{name}({', '.join(f'{key}={value}' for key, value in arguments.items())})")
