@@ -77,11 +77,8 @@ def main() -> None:
         _request(loaded, prefix=rng.randrange(60, 190), new=rng.randrange(16, 64), candidates=8, first=index, stop="\n")
         for index in range(options.requests)
     ]
-    result: dict[str, Any] = {
-        "threads": options.threads,
-        "clock": options.clock,
-        "gemm_gflops": round(_gemm_gflops(), 1),
-    }
+    gemm_gflops = round(_gemm_gflops(), 1)
+    result: dict[str, Any] = {"threads": options.threads, "clock": options.clock, "gemm_gflops": gemm_gflops}
     plain = load_model(options.model)
     engine = _engine(loaded, options)
     for name, requests, baseline, stops in (
@@ -94,7 +91,7 @@ def main() -> None:
             "ratio": round(ours.rollouts / ours.seconds / (theirs.rollouts / theirs.seconds), 2),
             "engine": ours.report(),
             "generate": theirs.report(),
-            "gemm_share": round(_gflop(loaded, requests, ours.tokens) / ours.seconds / result["gemm_gflops"], 3),
+            "gemm_share": round(_gflop(loaded, requests, ours.tokens) / ours.seconds / gemm_gflops, 3),
             "outside_model_share": round(outside, 3),
         }
     engine.close()

@@ -30,21 +30,21 @@ class ForkAttention:
     One matrix product serves all rows and query heads that share a prefix's keys, so these are read once a step.
     """
 
-    def __init__(self, kv: Tensor, fed_B: Tensor, prefixes: Sequence[SharedPrefix]) -> None:
+    def __init__(self, kv: Tensor, fed: Sequence[int], prefixes: Sequence[SharedPrefix]) -> None:
         """Prepare a step.
 
         Args:
             kv: The rows' own keys and values, shape (2, L, at least B, G, at least S, D).
-            fed_B: How many tokens of its own every row has there before this step.
+            fed: How many tokens of its own each of the B rows has there before this step.
             prefixes: The shared prefixes.
         """
         self._kv = kv
-        self._fed_B = fed_B
+        self._fed_B = torch.tensor(fed, device=kv.device)
         self._prefixes = prefixes
-        self._rows = torch.arange(len(fed_B), device=fed_B.device)
-        self._columns = int(fed_B.max()) + 1
+        self._rows = torch.arange(len(fed), device=kv.device)
+        self._columns = max(fed) + 1
         self._longest = max((prefix.length for prefix in prefixes), default=0)
-        self._unseen_BS = torch.arange(self._columns, device=fed_B.device) > fed_B[:, None]
+        self._unseen_BS = torch.arange(self._columns, device=kv.device) > self._fed_B[:, None]
         self._scores: Tensor | None = None
 
     def attend(self, layer: int, query_BHTD: Tensor, key_BGTD: Tensor, value_BGTD: Tensor, scale: float) -> Tensor:

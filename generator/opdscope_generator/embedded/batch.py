@@ -129,7 +129,7 @@ class Batch:
         kv = self._storage.at_least(fed, columns=max(fed) + 1, most_columns=widest, most_cells=self._max_cells)
         if self._prefixes is None:
             self._prefixes = _shared_prefixes(self.rows, self._forward.geometry.device)
-        return ForkAttention(kv, self._tensor(fed, torch.long), self._prefixes)
+        return ForkAttention(kv, fed, self._prefixes)
 
     def _tensor(self, values: Sequence[float], dtype: torch.dtype) -> torch.Tensor:
         return torch.tensor(values, dtype=dtype, device=self._forward.geometry.device)
