@@ -45,7 +45,7 @@ class Client:
         self._stream_timeout = stream_timeout
         self._patience = patience
         self._channel = open_channel(target)
-        self._stub = scorer_pb2_grpc.ScorerServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._stub = scorer_pb2_grpc.ScorerServiceStub(self._channel)
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)
 
     def __enter__(self) -> Self:

@@ -37,7 +37,9 @@ def run_settings(run: RunFile) -> scorer_pb2.RunSettings:
         rollouts_per_question=run.rollouts_per_question,
         nodes=_node_selection(run.nodes),
         candidates=scorer_pb2.CandidateSelection(
-            student_top_k=run.candidates.student_top_k, teacher_top_k=run.candidates.teacher_top_k
+            student_top_k=run.candidates.student_top_k,
+            teacher_top_k=run.candidates.teacher_top_k,
+            min_student_prob=run.candidates.min_student_prob,
         ),
         rollouts_per_candidate=run.budget.rollouts_per_candidate,
         seed=run.seed,

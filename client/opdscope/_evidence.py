@@ -159,12 +159,15 @@ _SCORER_FIELDS: Mapping[str, str] = {
     "candidate_successes": "candidates{}.successes",
     "candidate_trials": "candidates{}.trials",
     "candidate_known": "candidates{}.known",
+    "candidate_probs": "candidates{}.teacher_probs",
+    "tail_prob": "tail.teacher_probs",
+    "teachers": "candidates{}.teacher_probs",
 }
 
 
 def _json_field(field: str) -> str:
     """`candidate_trials[2]` of the wire as `candidates[2].trials` of the file."""
-    match = re.fullmatch(r"(\w+)(\[\d+\])?", field)
+    match = re.fullmatch(r"(?:teachers\[\d+\]\.)?(\w+)(\[\d+\])?", field)
     if match and (name := _SCORER_FIELDS.get(match[1])):
         return name.format(match[2] or "")
     return field

@@ -1,4 +1,7 @@
-"""A line of evidence: which fields it has and what they may hold."""
+"""A line of evidence: which fields it has and of which types.
+
+The scorer checks what they say: probabilities that add up, successes that are no more than the trials.
+"""
 
 from typing import Annotated, Any, Self
 
@@ -6,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from opdscope._types import Candidate, EvidenceNode, Tail
 
-Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 Text = Annotated[str, Field(min_length=1)]
 
@@ -20,10 +23,10 @@ class _Section(BaseModel):
 
 
 class _Outcomes(_Section):
-    student_prob: Probability
+    student_prob: Number
     successes: Count
     trials: Count
-    teacher_probs: dict[Text, Probability] = {}
+    teacher_probs: dict[Text, Number] = {}
     lengths: list[Count] | None = None
     returns: Any = None
 
@@ -32,14 +35,6 @@ class _Candidate(_Outcomes):
     token_id: Count
     known: bool = False
     text: str | None = None
-
-    @model_validator(mode="after")
-    def _check_counts(self) -> Self:
-        if self.known and (self.trials != 0 or self.successes > 1):
-            raise ValueError("a known success has 0 trials, and 0 or 1 successes")
-        if not self.known:
-            _check_counts(self)
-        return self
 
     def candidate(self) -> Candidate:
         """The candidate."""
@@ -55,12 +50,7 @@ class _Candidate(_Outcomes):
 
 
 class _Tail(_Outcomes):
-    sum_sq_prob: Probability | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        _check_counts(self)
-        return self
+    sum_sq_prob: Number | None = None
 
     def tail(self) -> Tail:
         """The tail."""
@@ -83,15 +73,12 @@ class NodeLine(_Section):
     tail: _Tail | None = None
     taken_token_id: Count | None = None
     rollout_success: bool | None = None
-    skipped_off_path_prob: Probability | None = None
+    skipped_off_path_prob: Number | None = None
     student_logits: Any = None
     teacher_logits: Any = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        token_ids = [candidate.token_id for candidate in self.candidates]
-        if len(set(token_ids)) < len(token_ids):
-            raise ValueError("candidates: the same token_id stands twice")
         teachers = self.candidates[0].teacher_probs.keys()
         if any(candidate.teacher_probs.keys() != teachers for candidate in self.candidates):
             raise ValueError("candidates: all must have the same teachers in teacher_probs")
@@ -115,8 +102,3 @@ class NodeLine(_Section):
             taken_token_id=self.taken_token_id,
             rollout_success=self.rollout_success,
         )
-
-
-def _check_counts(outcomes: _Outcomes) -> None:
-    if outcomes.successes > outcomes.trials:
-        raise ValueError(f"successes: must be at most trials ({outcomes.trials}), got {outcomes.successes}")

@@ -46,6 +46,9 @@ def local_services(
         stack.callback(_stop, servers)
         address = _start(run_file, state_dir, servers, say)
         client = stack.enter_context(Client(address))
+        if run_file is not None:
+            # What needs no student to be found wrong is told before it is loaded.
+            client.validate_run(run_file)
         _wait_ready(client, servers)
         yield client
 

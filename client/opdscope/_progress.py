@@ -19,7 +19,6 @@ class DiagnosisProgress:
         self._console = console
         self._bar: Progress | None = _bar(console) if console.is_terminal else None
         self._task: TaskID | None = None
-        self._total = _Total()
         self._last_line = ("", 0.0)
 
     def __enter__(self) -> Self:
@@ -48,9 +47,7 @@ class DiagnosisProgress:
 
     def show(self, event: _types.RunEvent) -> None:
         """Take notice of an event."""
-        if isinstance(event, _types.QuestionFinished):
-            self._total.question_finished(event)
-        elif isinstance(event, _types.Progress):
+        if isinstance(event, _types.Progress):
             self._advance(event.activity or "working", event)
 
     def _advance(self, activity: str, event: _types.Progress) -> None:
@@ -63,7 +60,7 @@ class DiagnosisProgress:
             return
         self.activity(activity)
         if self._task is not None:
-            total = self._total.estimate(event)
+            total = event.rollouts_planned or None  # the scorer adds what it guesses of questions not yet planned
             self._bar.update(self._task, completed=event.rollouts_done, total=total, counts=counts)
 
     def _line(self, activity: str, counts: str) -> None:
@@ -73,24 +70,6 @@ class DiagnosisProgress:
             return
         self._last_line = (activity, now)
         self._console.print(f"{activity}: {counts}" if counts else activity, markup=False, highlight=False)
-
-
-class _Total:
-    """Guesses how many rollouts a run takes: those of the questions not begun are like those of the finished ones."""
-
-    def __init__(self) -> None:
-        self._questions = 0
-        self._rollouts = 0
-
-    def question_finished(self, event: _types.QuestionFinished) -> None:
-        self._questions += 1
-        self._rollouts += event.spent.rollouts
-
-    def estimate(self, event: _types.Progress) -> int | None:
-        """`None` as long as nothing is planned."""
-        if not self._questions:
-            return event.rollouts_planned or None
-        return max(event.rollouts_planned, round(self._rollouts * event.questions / self._questions))
 
 
 def _bar(console: Console) -> Progress:

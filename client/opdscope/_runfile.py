@@ -73,6 +73,8 @@ class Candidates(_Section):
 
     student_top_k: CountFromZero = 3
     teacher_top_k: CountFromZero = 1
+    min_student_prob: Annotated[Number, Field(ge=0, lt=1)] = 0.001
+    """Teachers' tokens that the student would play more rarely than this stay in the tail."""
 
 
 class Budget(_Section):

@@ -17,7 +17,7 @@ from opdscope._types import (
 )
 
 WIDTH = 80
-MISSING = "–"  # noqa: RUF001 - a dash, as in printed tables
+MISSING = "–"
 
 _STYLES = {Status.HELPS: "green", Status.HURTS: "red", Status.NEUTRAL: "cyan", Status.UNDETERMINED: "dim"}
 _HEAD = f"{'':<12}{'pooled':<23}{'mean cosine':<14}{'helps':>6}{'hurts':>6}{'neutr':>6}{'undet':>6}{'nodes':>7}"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
     Bools = NDArray[np.bool_]
+    Counts = Ints | Floats
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -70,10 +71,10 @@ class Nodes:
     """P of the entry."""
     sum_sq_NK: Floats
     """Sum of P² over the entry's tokens: P² for a candidate."""
-    successes_NK: Ints
+    successes_NK: Counts
     """Verified successes among the entry's rollouts."""
-    trials_NK: Ints
-    """Finished rollouts forced into the entry."""
+    trials_NK: Counts
+    """Finished rollouts forced into the entry; after `pooled_counts` what all is worth that informs it."""
     known_NK: Bools
     """Whether the success probability is known without rollouts: then it is `successes`."""
     support_N: Ints

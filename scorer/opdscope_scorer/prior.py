@@ -122,12 +122,11 @@ def _log_likelihood(nodes: Nodes, prior: Prior) -> Floats:
     return total_NC
 
 
-def _pairs(nodes: Nodes) -> tuple[Ints, Ints]:
+def _pairs(nodes: Nodes) -> tuple[Floats, Ints]:
     """Different pairs (successes, trials) [U, 2], and which of them each entry has [N, K]. Known values say nothing."""
     successes_NK = np.where(nodes.known_NK, 0, nodes.successes_NK)
-    flat = np.stack([successes_NK.ravel(), nodes.trials_NK.ravel()], axis=1)
-    pairs_U2, index = np.unique(flat, axis=0, return_inverse=True)
-    return pairs_U2, index.reshape(successes_NK.shape)
+    pairs_U, index = np.unique((successes_NK + 1j * nodes.trials_NK).ravel(), return_inverse=True)
+    return np.stack([pairs_U.real, pairs_U.imag], axis=1), index.reshape(successes_NK.shape)
 
 
 # Σ_c r_uc t_c of the entry's pair

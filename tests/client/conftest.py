@@ -1,7 +1,9 @@
+# ruff: noqa: D102 - the servicer takes whatever arrives
 """A scorer on loopback that sends the real messages a test chooses, and the messages of a small run."""
 
 from collections.abc import Callable, Iterator
 from concurrent import futures
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -239,7 +241,7 @@ verifier: number
 
 
 @pytest.fixture
-def run_yaml(tmp_path: Any) -> Any:
+def run_yaml(tmp_path: Path) -> Path:
     """Path of a run file that is right."""
     path = tmp_path / "run.yaml"
     path.write_text(RUN_YAML)

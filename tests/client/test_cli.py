@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from click.testing import CliRunner, Result
 from google.rpc import error_details_pb2
 from opdscope.cli import main
 from opdscope.v1 import scorer_pb2
+
+Scorer = Any  # ScriptedScorer of conftest.py, which tests cannot import
+Events = list[scorer_pb2.WatchRunResponse]
 
 EVIDENCE = {
     "question_id": "q1",
@@ -31,6 +35,7 @@ def _run(*arguments: object) -> Result:
 
 @pytest.fixture
 def evidence(tmp_path: Path) -> Path:
+    """A file with one node."""
     path = tmp_path / "evidence.jsonl"
     path.write_text(json.dumps(EVIDENCE) + "\n")
     return path
@@ -101,7 +106,9 @@ def test_a_run_without_student_cannot_be_local(run_yaml: Path) -> None:
     assert "names no student" in result.stderr
 
 
-def test_a_diagnosis_shows_a_table_and_writes_files(target: str, scorer: Any, run_yaml: Path, run_events: Any) -> None:
+def test_a_diagnosis_shows_a_table_and_writes_files(
+    target: str, scorer: Scorer, run_yaml: Path, run_events: Events
+) -> None:
     """The table is on stdout, what is being done on stderr."""
     scorer.watches = [run_events]
     out = run_yaml.parent / "out"
@@ -114,7 +121,7 @@ def test_a_diagnosis_shows_a_table_and_writes_files(target: str, scorer: Any, ru
     assert (out / "summary.json").exists()
 
 
-def test_a_run_that_failed_ends_with_1(target: str, scorer: Any, run_yaml: Path, run_events: Any) -> None:
+def test_a_run_that_failed_ends_with_1(target: str, scorer: Scorer, run_yaml: Path, run_events: Events) -> None:
     """With the scorer's reason, and no file that looks finished."""
     failed = scorer_pb2.RunFinished(state=scorer_pb2.RUN_STATE_FAILED, error="the generators are gone")
     scorer.watches = [[*run_events[:3], scorer_pb2.WatchRunResponse(sequence=3, finished=failed)]]
@@ -126,7 +133,7 @@ def test_a_run_that_failed_ends_with_1(target: str, scorer: Any, run_yaml: Path,
 
 
 def test_violations_stand_on_lines_of_their_own(
-    target: str, scorer: Any, run_yaml: Path, make_status: Callable[..., Any]
+    target: str, scorer: Scorer, run_yaml: Path, make_status: Callable[..., Any]
 ) -> None:
     """The scorer's refusal of settings is shown in full."""
     violation = error_details_pb2.BadRequest.FieldViolation(
@@ -147,7 +154,7 @@ def test_an_output_that_cannot_be_written_is_said_so(target: str, evidence: Path
 
 
 def test_scored_evidence_is_written(
-    target: str, scorer: Any, evidence: Path, pack_alignments: Callable[..., Any]
+    target: str, scorer: Scorer, evidence: Path, pack_alignments: Callable[..., Any]
 ) -> None:
     """One line for every node, teacher and objective."""
     scorer.evidence = [scorer_pb2.ScoreEvidenceResponse(alignments=[pack_alignments("t", "reverse_kl", [0])])]
@@ -161,7 +168,7 @@ def test_scored_evidence_is_written(
 
 
 def test_bad_lines_are_named_and_good_ones_scored(
-    target: str, scorer: Any, evidence: Path, pack_alignments: Callable[..., Any]
+    target: str, scorer: Scorer, evidence: Path, pack_alignments: Callable[..., Any]
 ) -> None:
     """Refused by the client or by the scorer, by line and field; the exit code is 1."""
     good = json.dumps(EVIDENCE)
@@ -212,10 +219,10 @@ def test_a_scorer_that_is_not_there_ends_with_1(run_yaml: Path, evidence: Path, 
     assert "Traceback" not in done.stderr
 
 
-def test_ctrl_c_says_how_to_go_on(target: str, scorer: Any, run_yaml: Path, run_events: Any) -> None:
+def test_ctrl_c_says_how_to_go_on(target: str, scorer: Scorer, run_yaml: Path, run_events: Events) -> None:
     """The run goes on at the scorer; the exit code is that of an interrupted command."""
-    watched = threading.Event()
-    scorer.watches = [[run_events[0], watched.set, lambda: threading.Event().wait(60)]]
+    over = threading.Event()
+    scorer.watches = [[run_events[0], lambda: over.wait(60)]]
     out = run_yaml.parent / "out"
     process = subprocess.Popen(
         _command("diagnose", run_yaml, "--scorer", target, "--out", out, "--run-id", "mine"),
@@ -223,9 +230,14 @@ def test_ctrl_c_says_how_to_go_on(target: str, scorer: Any, run_yaml: Path, run_
         env={**os.environ, "NO_COLOR": "1"},
         text=True,
     )
-    assert watched.wait(60)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    try:
+        while not any(path.read_text() for path in out.glob("rollouts.*")):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        over.set()
     assert process.returncode == 130
     assert f"Run mine goes on at {target}" in stderr
     assert "Traceback" not in stderr

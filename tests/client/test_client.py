@@ -15,6 +15,9 @@ from google.rpc import error_details_pb2
 from opdscope import Candidate, EvidenceNode, Question, RunFile, RunState, Tail
 from opdscope.v1 import scorer_pb2, scorer_pb2_grpc
 
+Scorer = Any  # ScriptedScorer of conftest.py, which tests cannot import
+Events = list[scorer_pb2.WatchRunResponse]
+
 
 def _sequences(events: Iterator[Any]) -> list[int]:
     return [event.sequence for event in events]
@@ -22,12 +25,14 @@ def _sequences(events: Iterator[Any]) -> list[int]:
 
 @pytest.fixture
 def client(target: str) -> Iterator[opdscope.Client]:
+    """A client of the scripted scorer."""
     with opdscope.Client(target, timeout=20.0, patience=10.0) as client:
         yield client
 
 
 @pytest.fixture
 def run_file(run_yaml: Path) -> RunFile:
+    """A run of one question."""
     return RunFile.load(run_yaml)
 
 
@@ -44,7 +49,9 @@ def test_every_rpc_of_the_scorer_has_a_method() -> None:
     assert [name for name in names if not callable(getattr(opdscope.Client, name, None))] == []
 
 
-def test_every_call_has_a_deadline(client: opdscope.Client, scorer: Any, run_file: RunFile, run_events: Any) -> None:
+def test_every_call_has_a_deadline(
+    client: opdscope.Client, scorer: Scorer, run_file: RunFile, run_events: Events
+) -> None:
     """No call can hang for ever."""
     scorer.watches = [run_events]
     client.get_student()
@@ -61,7 +68,7 @@ def test_every_call_has_a_deadline(client: opdscope.Client, scorer: Any, run_fil
 
 
 def test_a_broken_stream_is_resumed_exactly_once(
-    client: opdscope.Client, scorer: Any, run_events: Any, make_status: Callable[..., Any]
+    client: opdscope.Client, scorer: Scorer, run_events: Events, make_status: Callable[..., Any]
 ) -> None:
     """After a break the watch goes on behind the last event, and an event that comes twice is shown once."""
     draining = make_status(grpc.StatusCode.UNAVAILABLE, "DRAINING", "shutting down")
@@ -72,7 +79,7 @@ def test_a_broken_stream_is_resumed_exactly_once(
     assert [request.after_sequence for request in scorer.requests] == [0, 2, 2]
 
 
-def test_a_restarted_server_is_found_again(scorer: Any, run_events: Any) -> None:
+def test_a_restarted_server_is_found_again(scorer: Scorer, run_events: Events) -> None:
     """The stream survives the end of the server's process: another one at the same address goes on."""
     serve = _serve(scorer)
     target = next(serve)
@@ -83,7 +90,7 @@ def test_a_restarted_server_is_found_again(scorer: Any, run_events: Any) -> None
         assert _sequences(events) == [2, 3, 4]
 
 
-def _serve(scorer: Any) -> Iterator[str]:
+def _serve(scorer: Scorer) -> Iterator[str]:
     port = 0
     for _ in range(2):
         server = grpc.server(futures.ThreadPoolExecutor(), options=[("grpc.so_reuseport", 0)])
@@ -94,14 +101,16 @@ def _serve(scorer: Any) -> Iterator[str]:
         server.stop(None).wait()
 
 
-def test_a_missing_event_is_an_error(client: opdscope.Client, scorer: Any, run_events: Any) -> None:
+def test_a_missing_event_is_an_error(client: opdscope.Client, scorer: Scorer, run_events: Events) -> None:
     """A gap in the sequence numbers is never passed over."""
     scorer.watches = [[run_events[0], run_events[3]]]
-    with client.watch_run("run") as events, pytest.raises(opdscope.ServerError, match="event 3 .* after event 1"):
+    with client.watch_run("run") as events, pytest.raises(opdscope.ServerError, match=r"event 3 .* after event 1"):
         list(events)
 
 
-def test_a_refused_watch_is_not_repeated(client: opdscope.Client, scorer: Any, make_status: Callable[..., Any]) -> None:
+def test_a_refused_watch_is_not_repeated(
+    client: opdscope.Client, scorer: Scorer, make_status: Callable[..., Any]
+) -> None:
     """Only a broken transport is a reason to resume."""
     scorer.refusal = make_status(grpc.StatusCode.NOT_FOUND, "RUN_NOT_FOUND", "no run has the id `run`")
     with client.watch_run("run") as events, pytest.raises(opdscope.RunNotFoundError, match="no run has the id"):
@@ -109,7 +118,7 @@ def test_a_refused_watch_is_not_repeated(client: opdscope.Client, scorer: Any, m
     assert len(scorer.requests) == 1
 
 
-def test_a_lost_scorer_is_given_up(target: str, scorer: Any, make_status: Callable[..., Any]) -> None:
+def test_a_lost_scorer_is_given_up(target: str, scorer: Scorer, make_status: Callable[..., Any]) -> None:
     """When patience ends the last reason is raised."""
     scorer.watches = [[make_status(grpc.StatusCode.UNAVAILABLE, "ENGINE_DOWN", "no generator answers")]] * 50
     with (
@@ -120,7 +129,7 @@ def test_a_lost_scorer_is_given_up(target: str, scorer: Any, make_status: Callab
         next(events)
 
 
-def test_leaving_the_block_cancels_the_stream(client: opdscope.Client, scorer: Any, run_events: Any) -> None:
+def test_leaving_the_block_cancels_the_stream(client: opdscope.Client, scorer: Scorer, run_events: Events) -> None:
     """The server is told at once that nobody listens any more."""
     cancelled = threading.Event()
     scorer.watches = [[run_events[0], lambda: scorer.contexts[0].add_callback(cancelled.set), run_events[2]] * 1000]
@@ -131,7 +140,7 @@ def test_leaving_the_block_cancels_the_stream(client: opdscope.Client, scorer: A
 
 
 def test_diagnose_sends_everything_and_seals(
-    client: opdscope.Client, scorer: Any, run_file: RunFile, run_events: Any
+    client: opdscope.Client, scorer: Scorer, run_file: RunFile, run_events: Events
 ) -> None:
     """The run is validated, created under the id of its content, filled and sealed before it is watched."""
     scorer.watches = [run_events]
@@ -146,7 +155,7 @@ def test_diagnose_sends_everything_and_seals(
 
 
 def test_a_finished_run_is_shown_again(
-    client: opdscope.Client, scorer: Any, run_file: RunFile, run_events: Any
+    client: opdscope.Client, scorer: Scorer, run_file: RunFile, run_events: Events
 ) -> None:
     """Joining a run that is done adds no questions."""
     scorer.runs = [scorer_pb2.Run(state=scorer_pb2.RUN_STATE_DONE)]
@@ -157,7 +166,7 @@ def test_a_finished_run_is_shown_again(
 
 
 def test_a_cancelled_run_is_started_again_only_if_asked(
-    client: opdscope.Client, scorer: Any, run_file: RunFile, run_events: Any
+    client: opdscope.Client, scorer: Scorer, run_file: RunFile, run_events: Events
 ) -> None:
     """`restart` deletes what was cancelled; without it the run is shown as it ended."""
     scorer.runs = [scorer_pb2.Run(state=scorer_pb2.RUN_STATE_CANCELLED)]
@@ -168,7 +177,7 @@ def test_a_cancelled_run_is_started_again_only_if_asked(
     assert names[:4] == ["ValidateRunRequest", "CreateRunRequest", "DeleteRunRequest", "CreateRunRequest"]
 
 
-def test_many_questions_go_in_bounded_batches(client: opdscope.Client, scorer: Any, run_file: RunFile) -> None:
+def test_many_questions_go_in_bounded_batches(client: opdscope.Client, scorer: Scorer, run_file: RunFile) -> None:
     """No message comes near the servers' limits, however many questions there are."""
     questions = tuple(Question(id=str(number), question="x" * 100_000, answer="1") for number in range(40))
     added = client.add_questions("run", questions, seal=True)
@@ -180,14 +189,14 @@ def test_many_questions_go_in_bounded_batches(client: opdscope.Client, scorer: A
 
 
 def test_a_violation_names_the_question_of_the_run_file(
-    client: opdscope.Client, scorer: Any, run_file: RunFile, make_status: Callable[..., Any]
+    client: opdscope.Client, scorer: Scorer, run_file: RunFile, make_status: Callable[..., Any]
 ) -> None:
     """Batches do not show in the numbers of questions."""
     violation = error_details_pb2.BadRequest.FieldViolation(field="questions[2].question", description="is too long")
     bad = error_details_pb2.BadRequest(field_violations=[violation])
     questions = tuple(Question(id=str(number), question="x" * 300_000, answer="1") for number in range(6))
 
-    def refuse_the_second(request: Any, _context: Any) -> None:
+    def refuse_the_second(request: scorer_pb2.ValidateRunRequest, _context: grpc.ServicerContext) -> None:
         if request.questions[0].id != "0":
             scorer.refusal = make_status(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "wrong", bad)
 
@@ -206,7 +215,7 @@ def test_runs_are_typed(client: opdscope.Client) -> None:
     assert client.get_student().vocabulary_size == 11
 
 
-def test_a_nan_arrives_as_none(client: opdscope.Client, scorer: Any, run_events: Any) -> None:
+def test_a_nan_arrives_as_none(client: opdscope.Client, scorer: Scorer, run_events: Events) -> None:
     """What does not exist is None in the SDK, and texts find their candidates."""
     scorer.watches = [run_events]
     with client.watch_run("run") as events:
@@ -220,7 +229,7 @@ def test_a_nan_arrives_as_none(client: opdscope.Client, scorer: Any, run_events:
 
 
 def test_evidence_comes_back_in_the_order_of_its_nodes(
-    client: opdscope.Client, scorer: Any, pack_alignments: Callable[..., Any]
+    client: opdscope.Client, scorer: Scorer, pack_alignments: Callable[..., Any]
 ) -> None:
     """Results of several objectives and sets are merged node by node."""
     scorer.evidence = [
@@ -237,7 +246,7 @@ def test_evidence_comes_back_in_the_order_of_its_nodes(
     assert [(len(batch.nodes), batch.flush) for batch in batches] == [(2, True), (2, True)]
 
 
-def test_evidence_goes_in_bounded_batches(client: opdscope.Client, scorer: Any) -> None:
+def test_evidence_goes_in_bounded_batches(client: opdscope.Client, scorer: Scorer) -> None:
     """A set may be larger than a message."""
     candidate = _node(0).candidates[0]
     wide = replace(_node(0), candidates=tuple(replace(candidate, token_id=token_id) for token_id in range(30_000)))
@@ -249,7 +258,7 @@ def test_evidence_goes_in_bounded_batches(client: opdscope.Client, scorer: Any) 
 
 
 def test_an_error_of_the_callers_nodes_comes_after_the_results(
-    client: opdscope.Client, scorer: Any, pack_alignments: Callable[..., Any]
+    client: opdscope.Client, scorer: Scorer, pack_alignments: Callable[..., Any]
 ) -> None:
     """Nodes before the error are scored, then the caller's own exception is raised."""
 

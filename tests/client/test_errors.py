@@ -11,6 +11,8 @@ from google.rpc import error_details_pb2
 from opdscope._errors import BY_REASON
 from opdscope.v1 import errors_pb2
 
+Scorer = Any  # ScriptedScorer of conftest.py, which tests cannot import
+
 REASONS = [
     (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", opdscope.InvalidRequestError),
     (grpc.StatusCode.NOT_FOUND, "RUN_NOT_FOUND", opdscope.RunNotFoundError),
@@ -40,7 +42,12 @@ def test_the_table_is_total() -> None:
 
 @pytest.mark.parametrize(("code", "reason", "kind"), REASONS)
 def test_a_reason_becomes_its_exception(
-    target: str, scorer: Any, make_status: Callable[..., Any], code: grpc.StatusCode, reason: str, kind: type[Exception]
+    target: str,
+    scorer: Scorer,
+    make_status: Callable[..., Any],
+    code: grpc.StatusCode,
+    reason: str,
+    kind: type[Exception],
 ) -> None:
     """The exception follows the reason, and its text is the server's."""
     scorer.refusal = make_status(code, reason, "what went wrong")
@@ -50,7 +57,7 @@ def test_a_reason_becomes_its_exception(
     assert isinstance(error.__cause__, grpc.RpcError)
 
 
-def test_field_violations_are_kept(target: str, scorer: Any, make_status: Callable[..., Any]) -> None:
+def test_field_violations_are_kept(target: str, scorer: Scorer, make_status: Callable[..., Any]) -> None:
     """Every violation is there by field, and on a line of its own in the text."""
     pairs = [("settings.objectives[0]", "unknown"), ("verifier", "unknown"), ("verifier", "too long")]
     violations = [
@@ -65,7 +72,7 @@ def test_field_violations_are_kept(target: str, scorer: Any, make_status: Callab
     assert str(error) == "objectives[0]: unknown\nverifier: unknown; too long"
 
 
-def test_the_time_to_come_back_is_kept(target: str, scorer: Any, make_status: Callable[..., Any]) -> None:
+def test_the_time_to_come_back_is_kept(target: str, scorer: Scorer, make_status: Callable[..., Any]) -> None:
     """RetryInfo arrives in seconds."""
     retry = error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=1, nanos=500_000_000))
     scorer.refusal = make_status(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", "full", retry)
@@ -74,13 +81,13 @@ def test_the_time_to_come_back_is_kept(target: str, scorer: Any, make_status: Ca
     assert error.retry_after_seconds == 1.5
 
 
-def test_a_server_of_another_kind_is_said_so(target: str, scorer: Any) -> None:
+def test_a_server_of_another_kind_is_said_so(target: str, scorer: Scorer) -> None:
     """A call that the server does not know is not a Python traceback."""
     scorer.before = lambda _request, context: context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
     assert "is it a scorer of this version" in str(_refused(target))
 
 
-def test_a_status_without_details_still_has_its_text(target: str, scorer: Any) -> None:
+def test_a_status_without_details_still_has_its_text(target: str, scorer: Scorer) -> None:
     """Proxies and gRPC itself send plain codes."""
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
     scorer.before = lambda _request, context: context.abort(code, "message larger than max")
@@ -89,7 +96,7 @@ def test_a_status_without_details_still_has_its_text(target: str, scorer: Any) -
     assert str(error).endswith("RESOURCE_EXHAUSTED: message larger than max")
 
 
-def test_a_reason_of_another_domain_is_not_ours(target: str, scorer: Any, make_status: Callable[..., Any]) -> None:
+def test_a_reason_of_another_domain_is_not_ours(target: str, scorer: Scorer, make_status: Callable[..., Any]) -> None:
     """Only the domain `opdscope` speaks of runs."""
     status = make_status(grpc.StatusCode.NOT_FOUND, "RUN_NOT_FOUND", "other")
     info = error_details_pb2.ErrorInfo(reason="RUN_NOT_FOUND", domain="elsewhere")

@@ -75,17 +75,13 @@ REFUSED: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda node: node["tail"].update(token=7), "tail.token: is not known; known are student_prob"),
     (lambda node: node["candidates"][1].update(prob=1), "candidates[1].prob: is not known"),
     (lambda node: node["candidates"][1].pop("trials"), "candidates[1].trials: is missing"),
-    (lambda node: node["candidates"][0].update(trials=8), "successes: must be at most trials (8), got 9"),
     (lambda node: node["candidates"][0].update(trials=-1), "candidates[0].trials: must be greater than or equal to 0"),
     (lambda node: node["candidates"][0].update(trials=16.0), "candidates[0].trials: must be a whole number, got 16.0"),
     (lambda node: node["candidates"][0].update(token_id=2**31), "candidates[0].token_id: must be less than 2147483648"),
-    (lambda node: node["candidates"][0].update(student_prob=1.2), "candidates[0].student_prob: must be less than or"),
     (lambda node: node["candidates"][0].update(student_prob="0.7"), "candidates[0].student_prob: must be a number"),
-    (lambda node: node["candidates"][0].update(token_id=43), "candidates: the same token_id stands twice"),
     (lambda node: node["candidates"][1].update(teacher_probs={}), "candidates: all must have the same teachers"),
     (lambda node: node["tail"].update(teacher_probs={"a": 0.1}), "tail.teacher_probs: must have the teachers"),
     (lambda node: node["tail"].update(student_prob=float("nan")), "tail.student_prob: must be a finite number"),
-    (lambda node: node["candidates"][0].update(known=True), "a known success has 0 trials"),
     (lambda node: node.update(rollout_success=1), "rollout_success: must be true or false, got 1"),
     (lambda node: node.update(question_id=""), "question_id: must not be empty"),
 ]
@@ -117,9 +113,11 @@ def test_a_refusal_of_the_scorer_is_said_in_terms_of_the_file(tmp_path: Path) ->
     _, file = _read(tmp_path, "{", json.dumps(NODE), "", json.dumps(NODE))
     file.refuse(EvidenceRefusal(node_index=1, field="candidate_trials[1]", description="are too many"))
     file.refuse(EvidenceRefusal(node_index=0, field="tail", description="is missing"))
+    file.refuse(EvidenceRefusal(node_index=0, field="teachers[1].candidate_probs[2]", description="is wrong"))
     assert [str(bad) for bad in file.bad_lines[1:]] == [
         "line 4: candidates[1].trials: are too many",
         "line 2: tail: is missing",
+        "line 2: candidates[2].teacher_probs: is wrong",
     ]
 
 
@@ -159,5 +157,5 @@ def test_objectives_are_split_outside_of_parentheses(text: str, names: tuple[str
 @pytest.mark.parametrize("text", ["", "a,", ",a", "a(b", "a)b(", "a),(b"])
 def test_objectives_that_make_no_sense_are_refused(text: str) -> None:
     """Empty names and parentheses that do not match."""
-    with pytest.raises(ValueError, match="do not match|is empty"):
+    with pytest.raises(ValueError, match=r"do not match|is empty"):
         split_objectives(text)

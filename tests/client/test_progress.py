@@ -3,7 +3,7 @@
 import io
 import re
 
-from opdscope import Progress, QuestionFinished, Spent
+from opdscope import Progress
 from opdscope._progress import DiagnosisProgress
 from rich.console import Console
 
@@ -13,7 +13,7 @@ def _progress(activity: str, **counts: int) -> Progress:
     return Progress(activity=activity, **{**values, **counts})
 
 
-def _shown(*events: Progress | QuestionFinished, terminal: bool) -> str:
+def _shown(*events: Progress, terminal: bool) -> str:
     file = io.StringIO()
     console = Console(file=file, force_terminal=terminal, width=120, _environ={})
     with DiagnosisProgress(console) as progress:
@@ -40,15 +40,3 @@ def test_a_terminal_shows_a_bar() -> None:
     assert "targeted rollouts" in text
     assert "0/4 questions, 5 rollouts, 1,234 tokens" in text
     assert "left" in text
-
-
-def test_the_total_is_that_of_all_questions() -> None:
-    """Questions that are not planned yet are expected to cost as much as finished ones."""
-    progress = DiagnosisProgress(Console(file=io.StringIO()))
-    total = progress._total  # noqa: SLF001 - the estimate is what is tested
-    assert total.estimate(_progress("a", rollouts_planned=0)) is None
-    assert total.estimate(_progress("a")) == 10
-    spent = Spent(rollouts=30, generated_tokens=1)
-    progress.show(QuestionFinished(sequence=1, question_id="q", rollouts=2, successes=1, spent=spent))
-    assert total.estimate(_progress("a", questions_done=1)) == 120
-    assert total.estimate(_progress("a", questions_done=1, rollouts_planned=500)) == 500

@@ -1,5 +1,6 @@
 """Files of a finished run."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,15 @@ from opdscope import RunFile
 from opdscope._evidence import EvidenceFile
 from opdscope._parquet import COLUMNS
 from opdscope._results import RunWriter, replacing
+from opdscope.v1 import scorer_pb2
+
+Scorer = Any  # ScriptedScorer of conftest.py, which tests cannot import
+Events = list[scorer_pb2.WatchRunResponse]
 
 
 @pytest.fixture
-def events(target: str, scorer: Any, run_events: Any) -> list[opdscope.RunEvent]:
+def events(target: str, scorer: Scorer, run_events: Events) -> list[opdscope.RunEvent]:
+    """What the SDK makes of a run."""
     scorer.watches = [run_events]
     with opdscope.Client(target) as client, client.watch_run("run") as stream:
         return list(stream)
@@ -29,6 +35,7 @@ def _writer(directory: Path, run_yaml: Path) -> RunWriter:
 
 @pytest.fixture
 def out(tmp_path: Path, run_yaml: Path, events: list[opdscope.RunEvent]) -> Path:
+    """The directory of a finished run."""
     directory = tmp_path / "deep" / "out"
     with _writer(directory, run_yaml) as writer:
         for event in events:
@@ -109,13 +116,9 @@ def test_an_earlier_result_stays_until_the_new_one_is_whole(tmp_path: Path) -> N
     """A file is replaced at once or not at all."""
     path = tmp_path / "a.jsonl"
     path.write_text("old")
-
-    def fail() -> None:
-        with replacing(path) as file:
-            file.write("half")
-            raise ValueError
-
-    pytest.raises(ValueError, fail)
+    with contextlib.suppress(ValueError), replacing(path) as file:
+        file.write("half")
+        raise ValueError
     assert path.read_text() == "old"
     with replacing(path) as file:
         file.write("new")

@@ -27,14 +27,14 @@ from opdscope._table import summary
 from rich.text import Text
 
 
-def _pooled(**changes: Any) -> PooledAlignment:
+def _pooled(**changes: object) -> PooledAlignment:
     values: dict[str, Any] = {
         "teacher": "answer", "objective": "reverse_kl", "correctness": Correctness.CORRECT, "pooled": -0.123,
         "pooled_low": -0.456, "pooled_high": 0.21, "pooled_plug_in": -0.1, "scope": IntervalScope.THESE_NODES,
         "mean_plug_in": -0.05, "mean_low": -0.1, "mean_high": 0.0, "nodes": 12345, "dropped_nodes": 1, "helps": 0,
         "hurts": 12345, "neutral": 0, "undetermined": 0, "mean_teacher_advantage": None,
     }  # fmt: skip
-    return PooledAlignment(**{**values, **changes})
+    return PooledAlignment(**(values | changes))
 
 
 def _finished(*pooled: PooledAlignment, mismatch: float | None = 1e-6) -> RunFinished:
@@ -49,7 +49,7 @@ def _finished(*pooled: PooledAlignment, mismatch: float | None = 1e-6) -> RunFin
     )
 
 
-def _alignment(position: int, **changes: Any) -> Alignment:
+def _alignment(position: int, **changes: object) -> Alignment:
     values: dict[str, Any] = {
         "node_index": 0, "question_id": "q1", "rollout_id": "q1/0", "position": position, "teacher": "answer",
         "objective": "reverse_kl", "plug_in": None, "alignment": None, "low": None, "high": None,
@@ -57,15 +57,15 @@ def _alignment(position: int, **changes: Any) -> Alignment:
         "ideal_norm_sq": None, "distill_norm": None, "p_heterogeneity": None, "coverage": None,
         "teacher_coverage": None, "candidate_cosine": None, "support": Support.FULL_VOCABULARY,
     }  # fmt: skip
-    return Alignment(**{**values, **changes})
+    return Alignment(**(values | changes))
 
 
-def _helps(position: int, low: float, **changes: Any) -> Alignment:
+def _helps(position: int, low: float, **changes: object) -> Alignment:
     values = {"alignment": low + 0.1, "low": low, "high": low + 0.2, "status": Status.HELPS}
     return _alignment(position, **{**values, **changes})
 
 
-def _hint(position: int, numerator: float, **changes: Any) -> Alignment:
+def _hint(position: int, numerator: float, **changes: object) -> Alignment:
     return _alignment(position, numerator=numerator, numerator_se=0.1, **changes)
 
 
@@ -157,7 +157,7 @@ def test_a_line_holds_all_figures() -> None:
         "correct", "-0.12", "[-0.46,", "+0.21]", "-0.050", "±0.050", "10%", "25%", "15%", "50%", "200",
     ]  # fmt: skip
     assert "reverse_kl under answer" in text
-    assert "incorrect – no such nodes" in text  # noqa: RUF001 - a dash
+    assert "incorrect – no such nodes" in text
     assert "1,234,567 rollouts, 98,765,432 generated tokens" in text
 
 

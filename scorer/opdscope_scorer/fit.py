@@ -1,0 +1,82 @@
+"""Everything that estimation knows of the success probabilities of a question: prior, posterior, pooled estimates.
+
+Pooling needs variances of outcomes, and they come from the posterior; the posterior of a linked entry needs what
+pooling says of it. So the two alternate. Raw counts never make variances.
+
+Legend of shape suffixes: N nodes, K entries of a node, E links.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from opdscope_scorer.chain import smooth
+from opdscope_scorer.prior import fit_prior, posterior_moments
+
+if TYPE_CHECKING:
+    from opdscope_scorer.chain import Chain
+    from opdscope_scorer.links import Links
+    from opdscope_scorer.nodes import Floats, Nodes
+    from opdscope_scorer.prior import PosteriorMoments, Prior
+
+_ALTERNATIONS = 2
+_STEPS = 30
+# What a message is worth at most, in rollouts.
+_MOST = 1e6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """What is known of success probabilities."""
+
+    nodes: Nodes
+    """With the outcomes as they are."""
+    links: Links
+    counts: Nodes
+    """With `pooled_counts`."""
+    prior: Prior
+    moments: PosteriorMoments
+    chain: Chain
+
+
+def fit(nodes: Nodes, links: Links, prior: Prior | None = None) -> Fit:
+    """Fits prior, posterior and pooled estimates; a prior that is given is kept."""
+    counts = nodes
+    for _ in range(_ALTERNATIONS if len(links) else 1):
+        fitted = prior or fit_prior(counts)
+        chain = smooth(nodes, links, posterior_moments(counts, fitted).bernoulli_NK)
+        counts = pooled_counts(nodes, links, chain)
+    return Fit(
+        nodes=nodes,
+        links=links,
+        counts=counts,
+        prior=fitted,
+        moments=posterior_moments(counts, fitted),
+        chain=chain,
+    )
+
+
+def pooled_counts(nodes: Nodes, links: Links, chain: Chain) -> Nodes:
+    """The nodes with what links say of their entries counted as rollouts, not whole ones.
+
+    Only the rollouts after a node count here, so that a node's entries stay independent of each other.
+    """
+    worth_E = np.where(chain.cut_E, 0.0, rollouts_worth(chain.message_value_E, chain.message_variance_E))
+    successes_NK, trials_NK = nodes.successes_NK.astype(np.float64), nodes.trials_NK.astype(np.float64)
+    successes_NK[links.node_E, links.entry_E] += worth_E * chain.message_value_E
+    trials_NK[links.node_E, links.entry_E] += worth_E
+    return replace(nodes, successes_NK=successes_NK, trials_NK=trials_NK)
+
+
+# n with m'(1 - m')/n = q,  m' = (nm + 1)/(n + 2);  geometric means of old and new n do not oscillate
+def rollouts_worth(mean_E: Floats, variance_E: Floats) -> Floats:
+    """Number of rollouts that would give an estimate of this variance."""
+    variance_E = np.maximum(variance_E, 0.1 / _MOST**2)
+    worth_E = np.ones_like(mean_E)
+    for _ in range(_STEPS):
+        smooth_E = (worth_E * mean_E + 1) / (worth_E + 2)
+        worth_E = np.sqrt(worth_E * smooth_E * (1 - smooth_E) / variance_E)
+    return np.minimum(worth_E, _MOST)
