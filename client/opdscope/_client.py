@@ -12,7 +12,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from opdscope import _convert
 from opdscope._channel import SCORER_SERVICE, batches, open_channel
-from opdscope._errors import InvalidRequestError, OpdscopeError, ServerError, UnavailableError, from_rpc_error
+from opdscope._errors import (
+    InvalidRequestError,
+    OpdscopeError,
+    RunNotFoundError,
+    ServerError,
+    UnavailableError,
+    from_rpc_error,
+)
 from opdscope._questions import Question
 from opdscope._runfile import RunFile
 from opdscope._streams import EventStream, EvidenceStream
@@ -38,7 +45,7 @@ class Client:
     """
 
     def __init__(
-        self, target: str, *, timeout: float = 30.0, stream_timeout: float = 3600.0, patience: float = 60.0
+        self, target: str, *, timeout: float = 60.0, stream_timeout: float = 3600.0, patience: float = 60.0
     ) -> None:
         self.target = target
         self._timeout = timeout
@@ -166,7 +173,8 @@ class Client:
             restart: Delete a run of this id that failed or was cancelled, and start again.
         """
         run_id = run_id or run_file.run_id
-        self.validate_run(run_file)
+        if not self._exists(run_id):
+            self.validate_run(run_file)  # so that no run is left behind when a question is wrong
         run = self.create_run(run_id, run_file)
         if restart and run.state in {RunState.FAILED, RunState.CANCELLED}:
             self.delete_run(run_id)
@@ -174,6 +182,13 @@ class Client:
         if run.state is RunState.RUNNING:
             self.add_questions(run_id, run_file.selected_questions, seal=True)
         return self.watch_run(run_id)
+
+    def _exists(self, run_id: str) -> bool:
+        try:
+            self.get_run(run_id)
+        except RunNotFoundError:
+            return False
+        return True
 
     def wait_ready(self, timeout: float) -> None:
         """Return as soon as the scorer is ready.

@@ -53,7 +53,7 @@ class DiagnosisProgress:
     def _advance(self, activity: str, event: _types.Progress) -> None:
         counts = (
             f"{event.questions_done}/{event.questions} questions, "
-            f"{event.rollouts_done:,} rollouts, {event.generated_tokens:,} tokens"
+            f"{event.rollouts_done:,}/{event.rollouts_planned:,} rollouts, {event.generated_tokens:,} tokens"
         )
         if self._bar is None:
             self._line(activity, counts)

@@ -88,12 +88,16 @@ def main() -> None:
     parser.add_argument("model", help="folder with config.json and safetensors")
     parser.add_argument("--run", type=Path, default=Path(__file__).with_name("run.yaml"))
     parser.add_argument("--contexts", default="none,answer,solution,hint", help="`none` is the student itself")
+    parser.add_argument("--questions", help="ids of the questions, by default all of the file")
     parser.add_argument("--samples", type=int, default=16, help="outputs per question and context")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.threads)
     run = RunFile.load(arguments.run)
+    if arguments.questions:
+        ids = arguments.questions.split(",")
+        run = run.model_copy(update={"questions": tuple(q for q in run.questions if q.id in ids)})
     torch.manual_seed(run.seed)
     loaded = load_model(arguments.model)
     contexts = arguments.contexts.split(",")

@@ -1,6 +1,7 @@
 """Estimates at every node: inner product, norm of the ideal direction, cosines, and their errors.
 
-With V̂ independent of covariance Σ (diagonal), π the masses, w the sums of squared probabilities, S = Σ w:
+With V̂ of covariance Σ = diag(s) + ρGGᵀ (ρ = 0 unless nodes are pooled, see `chain`), π the masses, w the sums of
+squared probabilities, S = Σ w:
 ⟨g, d⟩ = c·V,  c_k = inner_k - π_k Σ inner,  ‖g‖² = VᵀMV,  M = W - wπᵀ - πwᵀ + Sππᵀ   (DESIGN §2).
 Neither changes when a constant is added to V.
 
@@ -21,6 +22,7 @@ from opdscope_scorer.nodes import PADDING, masked_sum, row_sum
 from opdscope_scorer.tails import tail_inner, tail_norm_sq
 
 if TYPE_CHECKING:
+    from opdscope_scorer.fit import Fit
     from opdscope_scorer.nodes import Bools, Direction, Floats, Nodes
     from opdscope_scorer.prior import PosteriorMoments
     from opdscope_scorer.tails import TailInner
@@ -51,6 +53,10 @@ class Rates:
     """n/(n - 1), or 1 where that does not exist."""
     untried_NK: Floats
     """Posterior variance of V where there are no rollouts."""
+    gain_NK: Floats
+    """G."""
+    shift_N: Floats
+    """ρ."""
 
     @property
     def mean_N(self) -> Floats:
@@ -103,6 +109,23 @@ def success_rates(nodes: Nodes, posterior: PosteriorMoments) -> Rates:
     )
 
 
+def pooled_rates(fit: Fit) -> Rates:
+    """Least-squares estimates under the links of the nodes. Without links, the same as `success_rates`."""
+    nodes, chain = fit.nodes, fit.chain
+    linked_NK = np.zeros(nodes.token_NK.shape, np.bool_)
+    linked_NK[fit.links.node_E, fit.links.entry_E] = ~chain.cut_E
+    plain = success_rates(nodes, fit.moments)
+    return replace(
+        _rates(nodes, chain.value_NK, chain.informed_NK),
+        unbiased_NK=np.where(linked_NK, chain.spread_NK, plain.unbiased_NK),
+        smooth_NK=chain.spread_NK,
+        pair_NK=np.where(linked_NK, 1.0, plain.pair_NK),
+        untried_NK=np.where(chain.informed_NK | (nodes.mass_NK == 0), 0.0, fit.moments.variance_NK),
+        gain_NK=chain.gain_NK,
+        shift_N=chain.shift_N,
+    )
+
+
 def exact_rates(nodes: Nodes, value_NK: Floats) -> Rates:
     """Success probabilities that are given, and not estimated from the nodes' outcomes: they have no variance."""
     return _rates(nodes, value_NK, nodes.token_NK != PADDING)
@@ -126,15 +149,18 @@ def _rates(nodes: Nodes, rate_NK: Floats, tried_NK: Bools) -> Rates:
         smooth_NK=none_NK,
         pair_NK=np.ones_like(mass_NK),
         untried_NK=none_NK,
+        gain_NK=none_NK,
+        shift_N=np.zeros(len(mass_NK)),
     )
 
 
-# ‖g‖² = Σ w (V - J)²;  E‖ĝ‖² - ‖g‖² = Σ M_kk σ²_k,  M_kk = w_k (1 - 2π_k) + S π_k²
+# ‖g‖² = Σ w (V - J)²;  E‖ĝ‖² - ‖g‖² = tr(MΣ) = Σ M_kk s_k + ρ GᵀMG,  M_kk = w_k (1 - 2π_k) + S π_k²
 def ideal_norm(nodes: Nodes, rates: Rates) -> IdealNorm:
     """Plug-in and corrected squared norm of the ideal direction."""
     centred_NK = rates.shifted_NK - rates.mean_N[:, None]
     plug_in_N = row_sum(rates.sum_sq_NK * centred_NK**2)
-    bias_N = row_sum(_diagonal(rates) * rates.unbiased_NK)
+    moved_N = row_sum(rates.gain_NK * _times_m(rates, rates.gain_NK))
+    bias_N = row_sum(_diagonal(rates) * rates.unbiased_NK) + rates.shift_N * moved_N
     return IdealNorm(
         plug_in_N=plug_in_N,
         corrected_N=plug_in_N - bias_N + tail_norm_sq(nodes, rates.shifted_NK + rates.reference_N[:, None]),
@@ -146,17 +172,37 @@ def ideal_norm(nodes: Nodes, rates: Rates) -> IdealNorm:
 def inner_product(nodes: Nodes, rates: Rates, direction: Direction) -> InnerProduct:
     """Inner product of the ideal direction with a distillation direction."""
     all_NK = coefficients(nodes, direction)
-    missing_N1 = masked_sum(all_NK, ~rates.tried_NK)[:, None]
-    c_NK = np.where(rates.tried_NK, all_NK, 0.0) + rates.mass_NK * missing_N1
+    c_NK = neutral(rates, all_NK)
+    along_N, slope_NK = row_sum(c_NK * rates.gain_NK), _times_m(rates, rates.shifted_NK)
     plug_in_N = row_sum(c_NK * rates.shifted_NK)
     tail = tail_inner(nodes, direction, rates.shifted_NK + rates.reference_N[:, None], rates.smooth_NK)
     return InnerProduct(
         plug_in_N=plug_in_N,
         unbiased_N=plug_in_N + tail.correction_N,
-        variance_N=row_sum(c_NK**2 * rates.smooth_NK + all_NK**2 * rates.untried_NK) + tail.variance_N,
-        covariance_N=2 * row_sum(c_NK * rates.smooth_NK * _times_m(rates)),
+        variance_N=squared_error(rates, c_NK) + row_sum(all_NK**2 * rates.untried_NK) + tail.variance_N,
+        covariance_N=2 * row_sum(c_NK * rates.smooth_NK * slope_NK)
+        + 2 * rates.shift_N * along_N * row_sum(rates.gain_NK * slope_NK),
         tail=tail,
     )
+
+
+def neutral(rates: Rates, c_NK: Floats) -> Floats:
+    """Coefficients of the entries that have a rate, when the others are given the mean of these; 0 for the others."""
+    missing_N1 = masked_sum(c_NK, ~rates.tried_NK)[:, None]
+    tried_NK: Floats = np.where(rates.tried_NK, c_NK, 0.0) + rates.mass_NK * missing_N1
+    return tried_NK
+
+
+# aᵀΣa
+def squared_error(rates: Rates, function_NK: Floats) -> Floats:
+    """Variance of a linear function of every node's estimates."""
+    own_N: Floats = row_sum(function_NK**2 * rates.smooth_NK)
+    return np.maximum(own_N + rates.shift_N * row_sum(function_NK * rates.gain_NK) ** 2, 0.0)
+
+
+def norm_sq_slope(rates: Rates) -> Floats:
+    """2MV: the squared norm's derivatives."""
+    return 2 * _times_m(rates, rates.shifted_NK)
 
 
 # c_k = inner_k - π_k Σ inner
@@ -206,21 +252,28 @@ def _diagonal(rates: Rates) -> Floats:
     return diagonal_NK
 
 
-# MV = w (V - J) - π Σ w (V - J)
-def _times_m(rates: Rates) -> Floats:
-    weighted_NK = rates.sum_sq_NK * (rates.shifted_NK - rates.mean_N[:, None])
+# Mx = w (x - π·x) - π Σ w (x - π·x)
+def _times_m(rates: Rates, x_NK: Floats) -> Floats:
+    weighted_NK = rates.sum_sq_NK * (x_NK - row_sum(rates.mass_NK * x_NK)[:, None])
     product_NK: Floats = weighted_NK - rates.mass_NK * weighted_NK.sum(axis=1, keepdims=True)
     return product_NK
 
 
 # Var = 4 VᵀMΣMV + 2 T,  T = Σ_kl M²_kl σ²_k σ²_l with n/(n-1) on the diagonal; V̂ for V adds T to the first form
 def _norm_sq_variance(rates: Rates) -> Floats:
-    smooth_NK = rates.smooth_NK
-    linear_N = row_sum(_times_m(rates) ** 2 * smooth_NK)
+    smooth_NK, slope_NK = rates.smooth_NK, _times_m(rates, rates.shifted_NK)
+    linear_N = squared_error(rates, slope_NK)
     diagonal_NK: Floats = (_diagonal(rates) * smooth_NK) ** 2
-    off_N = _squared_trace(rates) - row_sum(diagonal_NK)
+    off_N = _squared_trace(rates) + _shift_trace(rates) - row_sum(diagonal_NK)
     pairs_N = off_N + row_sum(diagonal_NK * rates.pair_NK)
     return 4 * (linear_N - off_N - row_sum(diagonal_NK)) + 2 * pairs_N
+
+
+# tr((MΣ)²) - tr((MS)²) = 2ρ GᵀMSMG + (ρ GᵀMG)²
+def _shift_trace(rates: Rates) -> Floats:
+    product_NK = _times_m(rates, rates.gain_NK)
+    along_N: Floats = rates.shift_N * row_sum(rates.gain_NK * product_NK)
+    return 2 * rates.shift_N * row_sum(product_NK**2 * rates.smooth_NK) + along_N**2
 
 
 # tr((MΣ)²): M = W + a with a = Sππᵀ - wπᵀ - πwᵀ of rank 2, so that its square is made of three sums

@@ -29,16 +29,24 @@ def heterogeneity_levels(nodes: Nodes, *, seed: int) -> Floats:
     """
     null: dict[tuple[int, ...], Floats] = {}
     level_N = np.ones(len(nodes))
+    successes_NK, trials_NK = _whole(nodes)
     for u in range(len(nodes)):
         real_K = nodes.mass_NK[u] > 0
         known_K = real_K & nodes.known_NK[u]
-        rolled_K = real_K & (nodes.trials_NK[u] > 0)
-        successes_K, trials_K = nodes.successes_NK[u, rolled_K], nodes.trials_NK[u, rolled_K]
+        rolled_K = real_K & (trials_NK[u] > 0)
+        successes_K, trials_K = successes_NK[u, rolled_K], trials_NK[u, rolled_K]
         if known_K.any():
-            level_N[u] = _level_with_known(nodes.successes_NK[u, known_K], successes_K, trials_K)
+            level_N[u] = _level_with_known(successes_NK[u, known_K], successes_K, trials_K)
         elif 0 < successes_K.sum() < trials_K.sum() and trials_K.size > 1:
             level_N[u] = _level(successes_K, trials_K, seed, null)
     return level_N
+
+
+def _whole(nodes: Nodes) -> tuple[Ints, Ints]:
+    """Successes and trials as whole numbers, those after pooling rounded: no more trials than there were."""
+    trials_NK = np.floor(nodes.trials_NK + _ROUNDING)
+    rate_NK = nodes.successes_NK / np.where(nodes.trials_NK > 0, nodes.trials_NK, 1)
+    return np.rint(np.where(nodes.known_NK, 1, trials_NK) * rate_NK).astype(np.int64), trials_NK.astype(np.int64)
 
 
 def _level_with_known(known_K: Ints, successes_K: Ints, trials_K: Ints) -> float:
@@ -69,14 +77,8 @@ def _null_statistics(margins: tuple[int, ...], tables: int, seed: int) -> Floats
     """Statistic of random tables with given margins: the total of successes, then every entry's trials."""
     name = f"{seed}/{margins}/{tables}".encode()
     random = np.random.default_rng(int.from_bytes(hashlib.blake2b(name, digest_size=8).digest()))
-    left_R = np.full(tables, margins[0])
-    trials_left = sum(margins[1:])
-    statistic_R = np.zeros(tables)
-    for trials in margins[1:]:
-        trials_left -= trials
-        drawn_R = random.hypergeometric(trials, trials_left, left_R) if trials_left else left_R
-        statistic_R += drawn_R**2 / trials
-        left_R = left_R - drawn_R
+    tables_RK = random.multivariate_hypergeometric(margins[1:], margins[0], size=tables, method="marginals")
+    statistic_R: Floats = (tables_RK.astype(np.float64) ** 2) @ (1 / np.array(margins[1:], np.float64))
     return statistic_R
 
 

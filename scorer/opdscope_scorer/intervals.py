@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from opdscope_scorer.prior import Prior
     from opdscope_scorer.tails import TailInner
 
-_DRAWS = 1000
+_DRAWS = 600
 # Intervals are widened by this: exact cosines of ±1 must not fall out by rounding.
 _ROUNDING = 1e-9
 # Prior variance of the correlation of V and d within the tail.
@@ -97,15 +97,17 @@ class _Draws:
 
 
 def _interval(draws: _Draws, confidence: float) -> Floats:
-    """Ends [2, D] of equal-tailed intervals, or of one-sided ones that end in ±1 where the alignment may be that.
+    """Ends [2, D] of equal-tailed intervals, or of others that end in ±1 where the alignment may be that.
 
     Draws of a cosine never reach ±1, because noise leads away from there, and nor would any equal-tailed interval.
     """
     outside = (1 - confidence) / 2
     levels = [outside, 2 * outside, 1 - 2 * outside, 1 - outside]
     low_D, one_sided_low_D, one_sided_high_D, high_D = _quantiles(_cosines(draws), levels)
-    up_D = (draws.inner_DM > 0).mean(axis=1) > 0.5
-    one_sided_2D = np.where(up_D, [one_sided_low_D, np.ones_like(low_D)], [-np.ones_like(low_D), one_sided_high_D])
+    up_D = (draws.inner_DM > 0).mean(axis=1)
+    one_sided_2D = np.stack(
+        [np.where(up_D < 1 - outside, -1.0, one_sided_low_D), np.where(up_D > outside, 1.0, one_sided_high_D)]
+    )
     ends_2D: Floats = np.where(_may_be_parallel(draws, confidence), one_sided_2D, [low_D, high_D])
     widened_2D: Floats = ends_2D + np.array([[-_ROUNDING], [_ROUNDING]])
     clipped_2D: Floats = np.clip(widened_2D, -1.0, 1.0)
@@ -117,7 +119,8 @@ def _may_be_parallel(draws: _Draws, confidence: float) -> Bools:
     """Whether the ideal direction is no farther from the line of d than its noise alone would be, [D]."""
     mean_D = draws.inner_DM.mean(axis=1)
     noise_DM = draws.noise_norm_sq_M - (draws.inner_DM - mean_D[:, None]) ** 2
-    (largest_D,) = _quantiles(noise_DM, [confidence])
+    rank = math.ceil((noise_DM.shape[1] - 1) * confidence)
+    largest_D = np.partition(noise_DM, rank, axis=1)[:, rank]
     near_D: Bools = draws.mean_norm_sq - mean_D**2 <= largest_D + _ROUNDING * draws.mean_norm_sq
     return near_D
 
@@ -126,7 +129,7 @@ def _quantiles(values_DM: Floats, levels: Sequence[float]) -> list[Floats]:
     """Order statistics at the levels, those below the middle rounded down and the others up."""
     last = values_DM.shape[1] - 1
     ranks = [math.floor(last * level) if level < 0.5 else math.ceil(last * level) for level in levels]
-    ordered_DM = np.partition(values_DM, ranks, axis=1)
+    ordered_DM = np.sort(values_DM, axis=1)
     return [ordered_DM[:, rank] for rank in ranks]
 
 

@@ -8,7 +8,7 @@ Legend of shape suffixes: L output positions of a rollout, E links.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from opdscope_scorer.nodes import Floats, Ints
+    from opdscope_scorer.nodes import Bools, Floats, Ints
 
 END = -1
 
@@ -81,6 +81,11 @@ def no_links() -> Links:
     """Nodes that know nothing of each other."""
     none = np.zeros(0, np.int64)
     return Links(node_E=none, entry_E=none, child_E=none, value_E=np.zeros(0), skipped_E=np.zeros(0))
+
+
+def uncut(links: Links, cut_E: Bools) -> Links:
+    """The links that are not cut."""
+    return Links(**{f.name: getattr(links, f.name)[~cut_E] for f in fields(Links)})
 
 
 def plant(paths: Sequence[Path]) -> Forest:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import betaln, logsumexp
+from scipy.special import betaln
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,16 +59,16 @@ def fit_prior(nodes: Nodes) -> Prior:
     likelihood_NC = np.exp(log_likelihood_NC - log_likelihood_NC.max(axis=1, keepdims=True))
     weight_C = base.weight_C
     for _ in range(_EM_STEPS):
-        joint_NC = likelihood_NC * weight_C
-        sums_C = (joint_NC / joint_NC.sum(axis=1, keepdims=True)).sum(axis=0)
+        sums_C = weight_C * ((1 / (likelihood_NC @ weight_C)) @ likelihood_NC)
         weight_C = (_BASE_NODES * base.weight_C + sums_C) / (_BASE_NODES + len(nodes))
     return Prior(mean_C=mean_C, concentration_C=concentration_C, weight_C=weight_C)
 
 
 def class_posterior(nodes: Nodes, prior: Prior) -> Floats:
     """Probability of every class at every node, [N, C]."""
-    joint_NC = _log_likelihood(nodes, prior) + np.log(prior.weight_C)
-    posterior_NC: Floats = np.exp(joint_NC - logsumexp(joint_NC, axis=1, keepdims=True))
+    log_NC = _log_likelihood(nodes, prior)
+    joint_NC = np.exp(log_NC - log_NC.max(axis=1, keepdims=True)) * prior.weight_C
+    posterior_NC: Floats = joint_NC / joint_NC.sum(axis=1, keepdims=True)
     return posterior_NC
 
 

@@ -18,18 +18,20 @@ from opdscope_scorer.estimator import (
     ideal_norm,
     inner_product,
     plug_in_cosine,
-    success_rates,
+    pooled_rates,
     teacher_advantage,
 )
+from opdscope_scorer.fit import fit
 from opdscope_scorer.heterogeneity import heterogeneity_levels
 from opdscope_scorer.intervals import alignment_intervals, statuses
+from opdscope_scorer.links import no_links
 from opdscope_scorer.nodes import masked_sum
-from opdscope_scorer.prior import fit_prior, posterior_moments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from opdscope_scorer.estimator import IdealNorm, InnerProduct, Rates
+    from opdscope_scorer.fit import Fit
     from opdscope_scorer.intervals import Intervals
     from opdscope_scorer.nodes import Direction, Floats, Ints, Nodes
     from opdscope_scorer.prior import Prior
@@ -85,26 +87,30 @@ def score_nodes(
     seed: int,
     prior: Prior | None = None,
 ) -> list[Alignments]:
-    """Alignments of every direction at all nodes, in the order of the directions.
+    """Alignments of every direction at all nodes, each node by its own outcomes, in the order of the directions.
 
     Without a prior, one is fitted to these nodes. Deterministic; does not depend on the order of the nodes, and with a
     given prior not on which other nodes are scored at the same time.
     """
     if not len(nodes) or not directions:
         return [_nothing(direction) for direction in directions]
-    prior = prior or fit_prior(nodes)
-    rates = success_rates(nodes, posterior_moments(nodes, prior))
+    return score_fit(fit(nodes, no_links(), prior), directions, judgement=judgement, seed=seed)
+
+
+def score_fit(fitted: Fit, directions: Sequence[Direction], *, judgement: Judgement, seed: int) -> list[Alignments]:
+    """Alignments of every direction at all nodes, each node by its own outcomes and those its links bring."""
+    nodes, rates = fitted.nodes, pooled_rates(fitted)
     norm = ideal_norm(nodes, rates)
     inners = [inner_product(nodes, rates, direction) for direction in directions]
     intervals = alignment_intervals(
-        nodes,
+        fitted.counts,
         directions,
         [inner.tail for inner in inners],
-        prior,
+        fitted.prior,
         confidence=judgement.confidence,
         seed=seed,
     )
-    level_N = heterogeneity_levels(nodes, seed=seed)
+    level_N = heterogeneity_levels(fitted.counts, seed=seed)
     return [
         _columns(
             nodes, rates, norm, inner, interval=interval, level_N=level_N, direction=direction, judgement=judgement

@@ -34,6 +34,7 @@ class ScriptedScorer(scorer_pb2_grpc.ScorerServiceServicer):
     def __init__(self) -> None:
         self.refusal: status_pb2.Status | None = None
         self.before: Callable[[Any, grpc.ServicerContext], None] = lambda _request, _context: None
+        self.known_runs = {"a"}
         self.runs: list[scorer_pb2.Run] = []
         self.watches: list[list[scorer_pb2.WatchRunResponse | status_pb2.Status | Callable[[], object]]] = []
         self.evidence: list[scorer_pb2.ScoreEvidenceResponse] = []
@@ -81,6 +82,9 @@ class ScriptedScorer(scorer_pb2_grpc.ScorerServiceServicer):
 
     def GetRun(self, request: Any, context: grpc.ServicerContext) -> scorer_pb2.GetRunResponse:
         self._take(request, context)
+        if request.run_id not in self.known_runs:
+            unknown = rich_status(grpc.StatusCode.NOT_FOUND, "RUN_NOT_FOUND", "no such run")
+            context.abort_with_status(rpc_status.to_status(unknown))
         run = scorer_pb2.Run(run_id=request.run_id, state=scorer_pb2.RUN_STATE_DONE)
         return scorer_pb2.GetRunResponse(run=run)
 

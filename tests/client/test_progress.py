@@ -28,8 +28,8 @@ def test_without_a_terminal_there_is_a_line_for_every_activity() -> None:
     text = _shown(_progress("rollouts"), _progress("rollouts"), _progress("targeted rollouts"), terminal=False)
     assert text.splitlines() == [
         "loading the student [some/folder]",
-        "rollouts: 0/4 questions, 5 rollouts, 1,234 tokens",
-        "targeted rollouts: 0/4 questions, 5 rollouts, 1,234 tokens",
+        "rollouts: 0/4 questions, 5/10 rollouts, 1,234 tokens",
+        "targeted rollouts: 0/4 questions, 5/10 rollouts, 1,234 tokens",
     ]
 
 
@@ -38,5 +38,5 @@ def test_a_terminal_shows_a_bar() -> None:
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", _shown(_progress("targeted rollouts"), terminal=True))
     assert "loading the student [some/folder]" in text
     assert "targeted rollouts" in text
-    assert "0/4 questions, 5 rollouts, 1,234 tokens" in text
+    assert "0/4 questions, 5/10 rollouts, 1,234 tokens" in text
     assert "left" in text
