@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from opdscope_scorer.evidence import EvidenceNode, EvidenceTail, TeacherProbs, evidence_direction, evidence_nodes
-from opdscope_scorer.links import END, chain_links
+from opdscope_scorer.links import chain_links
 from opdscope_scorer.objectives import parse_objectives
 
 if TYPE_CHECKING:
@@ -194,6 +194,13 @@ def _world(evidence: list[EvidenceNode], value_NK: Floats, links: Links) -> Worl
     )
 
 
+def tilted(world: World) -> World:
+    """The same rollout under a teacher q ∝ P exp(V/β), whose reverse KL is perfectly aligned."""
+    q_NK = world.nodes.mass_NK * np.exp(2.0 * world.value_NK)
+    q_NK /= q_NK.sum(axis=1, keepdims=True)
+    return replace(world, directions=[evidence_direction(world.nodes, "tilted", q_NK, OBJECTIVES[0])])
+
+
 def read_worlds(path: Path) -> list[World]:
     """Rollouts of recorded outcomes (one JSON object a line, the nodes of a rollout in order)."""
     rollouts: dict[tuple[str, str], list[dict[str, Any]]] = {}
@@ -255,6 +262,3 @@ def _recorded_node(record: dict[str, Any], names: Sequence[str]) -> EvidenceNode
 def observed(world: World, trials_NK: Ints, successes_NK: Ints) -> Nodes:
     """The world's nodes with outcomes."""
     return replace(world.nodes, trials_NK=trials_NK, successes_NK=successes_NK)
-
-
-__all__ = ["END", "OBJECTIVES", "STRATA", "World", "observed", "read_worlds", "simulate"]

@@ -4,7 +4,8 @@
 
 Two workloads: one request without early stops, and a stream of requests of mixed lengths whose samples end at a
 newline. Prints one JSON object, and parts of it on stderr as they are known. The baseline is slow:
-`--baseline-requests` measures it on the first requests of the stream only. On a machine that others use, `--threads 1 --clock cpu` measures what the process itself computed.
+`--baseline-requests` measures it on the first requests of the stream only. On a machine that others use,
+`--threads 1 --clock cpu` measures what the process itself computed.
 """
 
 import argparse

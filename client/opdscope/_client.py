@@ -23,7 +23,7 @@ from opdscope._errors import (
 from opdscope._questions import Question
 from opdscope._runfile import RunFile
 from opdscope._streams import EventStream, EvidenceStream
-from opdscope._types import EvidenceNode, QuestionsAdded, Run, RunState, Student
+from opdscope._types import Capabilities, EvidenceNode, QuestionsAdded, Run, RunState, Student
 from opdscope.v1 import scorer_pb2, scorer_pb2_grpc
 
 _POLL_SECONDS = 0.2
@@ -74,6 +74,10 @@ class Client:
             NotConfiguredError: if the scorer has none.
         """
         return _convert.student(self._call(self._stub.GetStudent, scorer_pb2.GetStudentRequest()))
+
+    def list_capabilities(self) -> Capabilities:
+        """What a run may name: objectives, contexts, verifiers, node selectors. Needs no student."""
+        return _convert.capabilities(self._call(self._stub.ListCapabilities, scorer_pb2.ListCapabilitiesRequest()))
 
     def validate_run(self, run_file: RunFile) -> bool:
         """Check settings and questions without starting anything; returns whether a student was there to check against.

@@ -350,3 +350,33 @@ def _enum(kind: type[_E], wire: EnumTypeWrapper, value: int) -> _E:
         return kind(wire.Name(value).removeprefix(prefix).lower())
     except ValueError:
         raise ServerError(f"the scorer sent {value} as {wire.DESCRIPTOR.name}; is it of a newer version?") from None
+
+
+def capabilities(message: scorer_pb2.ListCapabilitiesResponse) -> sdk.Capabilities:
+    """What a run may name."""
+    return sdk.Capabilities(
+        objectives=tuple(_objective_info(objective) for objective in message.objectives),
+        contexts=_named(message.contexts),
+        verifiers=_named(message.verifiers),
+        node_selectors=_named(message.node_selectors),
+    )
+
+
+def _named(messages: Iterable[scorer_pb2.NamedInfo]) -> tuple[sdk.NamedInfo, ...]:
+    return tuple(sdk.NamedInfo(name=m.name, description=m.description, needs=tuple(m.needs)) for m in messages)
+
+
+def _objective_info(message: scorer_pb2.ObjectiveInfo) -> sdk.ObjectiveInfo:
+    return sdk.ObjectiveInfo(
+        name=message.name,
+        family=message.family,
+        formula=message.formula,
+        loss=message.loss,
+        source=message.source,
+        needs=tuple(message.needs),
+        parameters=tuple(
+            sdk.ObjectiveParameter(name=p.name, default=p.default_value, meaning=p.meaning, accepted=p.accepted)
+            for p in message.parameters
+        ),
+        note=message.note,
+    )

@@ -18,6 +18,8 @@ def _whole_number_as_text(value: object) -> object:
 def _not_blank(text: str) -> str:
     if not text.strip():
         raise ValueError("must not be empty")
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("holds half of a surrogate pair, which is no text")
     return text
 
 

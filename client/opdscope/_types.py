@@ -73,6 +73,52 @@ class Student:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NamedInfo:
+    """A context, verifier or node selector."""
+
+    name: str
+    description: str
+    needs: tuple[str, ...]
+    """Fields of a question that it needs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectiveParameter:
+    """A parameter of an objective."""
+
+    name: str
+    default: str
+    """As it is written; empty if it is off by default."""
+    meaning: str
+    accepted: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectiveInfo:
+    """An objective of the catalogue."""
+
+    name: str
+    family: str
+    formula: str
+    loss: str
+    source: str
+    needs: tuple[str, ...]
+    """What it needs beyond the policies of student and teacher."""
+    parameters: tuple[ObjectiveParameter, ...]
+    note: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a run may name."""
+
+    objectives: tuple[ObjectiveInfo, ...]
+    contexts: tuple[NamedInfo, ...]
+    verifiers: tuple[NamedInfo, ...]
+    node_selectors: tuple[NamedInfo, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Spent:
     """What something has cost: finished rollouts, targeted ones included, and the tokens sampled for them."""
 

@@ -3,6 +3,7 @@
 import click
 
 from opdscope._cli_diagnose import diagnose
+from opdscope._cli_objectives import objectives
 from opdscope._cli_score import score
 from opdscope._errors import OpdscopeError
 
@@ -37,4 +38,5 @@ def main() -> None:
 
 
 main.add_command(diagnose)
+main.add_command(objectives)
 main.add_command(score)

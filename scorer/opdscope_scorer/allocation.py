@@ -25,7 +25,7 @@ from opdscope_scorer.prior import PosteriorMoments
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from opdscope_scorer.nodes import Bools, Direction, Floats, Ints, Nodes
+    from opdscope_scorer.nodes import Bools, Counts, Direction, Floats, Ints, Nodes
 
 # Shares of the budget after which the allocation is decided anew.
 SHARES = (0.2, 0.5, 1.0)
@@ -97,9 +97,7 @@ def balance(square_NKD: Floats) -> Floats:
 def negligible(free_NKD: Floats, square_NKD: Floats, total: int) -> Bools:
     """Entries that may go without rollouts: in no direction may all of them together matter beside its error."""
     error_D = np.sqrt(square_NKD).sum(axis=(0, 1)) / np.sqrt(max(total, 1))
-    share_NKD = np.divide(
-        _DIFFERENCE * np.abs(free_NKD), error_D, out=np.zeros_like(free_NKD), where=error_D > 0
-    )
+    share_NKD = np.divide(_DIFFERENCE * np.abs(free_NKD), error_D, out=np.zeros_like(free_NKD), where=error_D > 0)
     share_M = share_NKD.max(axis=2, initial=0.0).ravel()
     order_M = np.argsort(share_M, kind="stable")
     none_M = np.zeros(share_M.size, np.bool_)
@@ -137,7 +135,8 @@ def _saturating(half_N: Floats, budget: float) -> Floats:
     root_N = (budget + np.cumsum(some_N)) / np.cumsum(np.sqrt(some_N))
     root = root_N[np.flatnonzero(np.sqrt(some_N) < root_N)[-1]]
     finite_N = np.where(np.isfinite(half_N), half_N, 0.0)
-    return np.maximum(root * np.sqrt(finite_N) - finite_N, 0.0)
+    count_N: Floats = np.maximum(root * np.sqrt(finite_N) - finite_N, 0.0)
+    return count_N
 
 
 # E[Σ w (V - J)²] = Σ w (m - J)² + tr(M Var),  M_kk = w (1 - 2π) + S π²
@@ -150,7 +149,7 @@ def expected_norm_sq(nodes: Nodes, moments: PosteriorMoments) -> Floats:
 
 
 # min Σ r²/(n + x), Σ x = B, x ≥ 0:  n + x = λ r where that is above n and the least
-def distribute(worth_NK: Floats, needed_NK: Bools, least_NK: Floats, trials_NK: Ints, rollouts: int) -> Ints:
+def distribute(worth_NK: Floats, needed_NK: Bools, least_NK: Floats, trials_NK: Counts, rollouts: int) -> Ints:
     """Whole numbers of rollouts, so that those of every entry come as near as can be to proportion with its worth.
 
     What is needed and has none gets one, the worthiest first; equals are served in the order of nodes and entries.

@@ -4,8 +4,8 @@ The unknowns are the success probabilities V of all entries, observed as rates V
 that the V of one entry is J(u') = Σ π V of the node u' that follows. The links form a forest, so that two passes solve
 the problem, as a Kalman filter and Rauch-Tung-Striebel's smoother do on a chain:
 
-up (from the leaves): J(u) from all rollouts at and after u has mean m_u = Σ π x and variance q_u = Σ π² s, where x, s are
-    the entry's rate and σ², for a linked entry merged with the m and q of the node that follows;
+up (from the leaves): J(u) from all rollouts at and after u has mean m_u = Σ π x and variance q_u = Σ π² s, where x, s
+    are the entry's rate and σ², for a linked entry merged with the m and q of the node that follows;
 down (from the roots): what the rollouts before u say moves J(u) by δ_u, and the entries by G δ_u, G = π s / q_u.
 
 So the covariance of the estimates of one node is diag(s) + ρ G Gᵀ, ρ ≤ 0. The adjoint of both passes gives the
@@ -105,9 +105,10 @@ def smooth(nodes: Nodes, links: Links, bernoulli_NK: Floats, *, tolerance: float
 
 def _informed(nodes: Nodes, links: Links) -> tuple[Bools, Bools]:
     """Entries with rollouts, a known value or a link to anything that has; and the links to what has nothing."""
-    informed_NK = (nodes.trials_NK > 0) | nodes.known_NK
+    informed_NK = nodes.known_NK.copy()
+    informed_NK[nodes.trials_NK > 0] = True
     assert not nodes.known_NK[links.node_E, links.entry_E].any(), "a known value needs no link"
-    any_N, dead_E = informed_NK.any(axis=1).tolist(), np.zeros(len(links), np.bool_)
+    any_N, dead_E = (informed_NK.sum(axis=1) > 0).tolist(), np.zeros(len(links), np.bool_)
     for e in reversed(range(len(links))):
         child, u = int(links.child_E[e]), int(links.node_E[e])
         dead_E[e] = child != END and not any_N[child]
@@ -170,9 +171,7 @@ def _tolerate(bound: float, variance: float, tolerance: float, *, alone: bool) -
 
 
 # δ_child = x + G δ - m,  ρ_child = s + ρ G² - q
-def _down(
-    links: Links, up: _Up, after_NK: Floats, spread_NK: Floats, gain_NK: Floats
-) -> tuple[Floats, Floats]:
+def _down(links: Links, up: _Up, after_NK: Floats, spread_NK: Floats, gain_NK: Floats) -> tuple[Floats, Floats]:
     """The pass from the roots to the leaves: δ and ρ of every node."""
     moved, shift = [0.0] * len(up.mean_N), [0.0] * len(up.mean_N)
     x_E, s_E, gain_E = (some_NK[links.node_E, links.entry_E].tolist() for some_NK in (after_NK, spread_NK, gain_NK))

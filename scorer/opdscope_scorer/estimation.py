@@ -11,16 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from opdscope_scorer.chain import eliminate, noise
-from opdscope_scorer.estimator import (
-    coefficients,
-    neutral,
-    norm_sq_slope,
-    pooled_rates,
-    squared_error,
-)
+from opdscope_scorer.estimator import coefficients, neutral, norm_sq_slope, squared_error
 from opdscope_scorer.fit import fit
 from opdscope_scorer.links import uncut
 from opdscope_scorer.pooling import pool_sums
+from opdscope_scorer.rates import pooled_rates
 from opdscope_scorer.scoring import score_fit
 from opdscope_scorer.tails import tail_inner
 
@@ -28,11 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from opdscope_scorer.allocation import QuestionState
-    from opdscope_scorer.estimator import Rates
     from opdscope_scorer.fit import Fit
     from opdscope_scorer.nodes import Bools, Direction, Floats
     from opdscope_scorer.pooling import PoolSums
     from opdscope_scorer.prior import Prior
+    from opdscope_scorer.rates import Rates
     from opdscope_scorer.scoring import Alignments, Judgement
 
 

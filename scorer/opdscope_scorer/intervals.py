@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _DRAWS = 600
 # Intervals are widened by this: exact cosines of ±1 must not fall out by rounding.
 _ROUNDING = 1e-9
+# Beyond this, noise may have kept the draws of an alignment of 1 from it.
+_NEAR_END = 0.95
 # Prior variance of the correlation of V and d within the tail.
 _TAIL_CORRELATION_SQ = 0.1
 
@@ -106,12 +108,21 @@ def _interval(draws: _Draws, confidence: float) -> Floats:
     low_D, one_sided_low_D, one_sided_high_D, high_D = _quantiles(_cosines(draws), levels)
     up_D = (draws.inner_DM > 0).mean(axis=1)
     one_sided_2D = np.stack(
-        [np.where(up_D < 1 - outside, -1.0, one_sided_low_D), np.where(up_D > outside, 1.0, one_sided_high_D)]
+        [
+            _toward_end(-low_D, -one_sided_low_D, sure_D=up_D >= 1 - outside) * -1,
+            _toward_end(high_D, one_sided_high_D, sure_D=up_D <= outside),
+        ]
     )
     ends_2D: Floats = np.where(_may_be_parallel(draws, confidence), one_sided_2D, [low_D, high_D])
     widened_2D: Floats = ends_2D + np.array([[-_ROUNDING], [_ROUNDING]])
     clipped_2D: Floats = np.clip(widened_2D, -1.0, 1.0)
     return clipped_2D
+
+
+def _toward_end(high_D: Floats, one_sided_D: Floats, *, sure_D: Bools) -> Floats:
+    """Upper ends where the alignment may be ±1: 1, unless it surely is −1 or the draws stay away from 1."""
+    ends_D: Floats = np.where(sure_D, one_sided_D, np.where(high_D > _NEAR_END, 1.0, high_D))
+    return ends_D
 
 
 # ‖g‖² - ⟨g, d⟩²/‖d‖², the squared distance from the line of d, against that of the noise

@@ -92,7 +92,7 @@ def plant(paths: Sequence[Path]) -> Forest:
     """Finds the different nodes of the rollouts, by rollout and position, and all nodes that each rollout passes."""
     states = _prefixes(paths)
     node_of: dict[int, int] = {}
-    places = []
+    places: list[Place] = []
     for p, (path, states_L) in enumerate(zip(paths, states, strict=True)):
         for position in sorted(set(path.positions)):
             if states_L[position] not in node_of:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
     Bools = NDArray[np.bool_]
-    Counts = Ints | Floats
+    # Whole numbers, or not after pooling.
+    Counts = NDArray[np.int64 | np.float64]
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 

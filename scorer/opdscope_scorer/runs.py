@@ -144,7 +144,8 @@ class Runs:
         Raises:
             InvalidRequest: One does not.
         """
-        violations = await self._model.run(self._too_long, questions, settings)
+        # Tokenizing needs no weights, so it does not wait for the model's thread.
+        violations = await asyncio.to_thread(self._too_long, questions, settings)
         violations.raise_any()
 
     async def get(self, run_id: str) -> StoredRun:

@@ -18,7 +18,6 @@ from opdscope_scorer.estimator import (
     ideal_norm,
     inner_product,
     plug_in_cosine,
-    pooled_rates,
     teacher_advantage,
 )
 from opdscope_scorer.fit import fit
@@ -26,15 +25,17 @@ from opdscope_scorer.heterogeneity import heterogeneity_levels
 from opdscope_scorer.intervals import alignment_intervals, statuses
 from opdscope_scorer.links import no_links
 from opdscope_scorer.nodes import masked_sum
+from opdscope_scorer.rates import pooled_rates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from opdscope_scorer.estimator import IdealNorm, InnerProduct, Rates
+    from opdscope_scorer.estimator import IdealNorm, InnerProduct
     from opdscope_scorer.fit import Fit
     from opdscope_scorer.intervals import Intervals
     from opdscope_scorer.nodes import Direction, Floats, Ints, Nodes
     from opdscope_scorer.prior import Prior
+    from opdscope_scorer.rates import Rates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from opdscope.v1 import scorer_pb2, scorer_pb2_grpc
 from opdscope_serving.errors import InvalidRequest, Loading, NotConfigured
 
 from opdscope_scorer import convert
+from opdscope_scorer.capabilities import capabilities
 from opdscope_scorer.evidence_stream import EvidenceStream
 
 if TYPE_CHECKING:  # importing them loads transformers, which scoring evidence does without
@@ -44,6 +45,12 @@ class ScorerService(scorer_pb2_grpc.ScorerServiceServicer):
             context_length=loaded.context_length,
             dtype=loaded.dtype,
         )
+
+    async def ListCapabilities(
+        self, request: scorer_pb2.ListCapabilitiesRequest, context: Context
+    ) -> scorer_pb2.ListCapabilitiesResponse:
+        """List what a run may name."""
+        return capabilities()
 
     async def ValidateRun(
         self, request: scorer_pb2.ValidateRunRequest, context: Context

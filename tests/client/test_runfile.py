@@ -116,6 +116,7 @@ QUESTION_FILES = [
     (f'{GOOD}\n{{"id": "d", "question": "e", "answer": null}}', "line 2: answer: must be text"),
     (f"{GOOD}\n\n{GOOD}", "line 3: id: 'a' stands already in line 1"),
     (f"{GOOD}\n{{", "line 2: is not JSON: "),
+    ('{"id": "a", "question": "\\ud800", "answer": "c"}', "line 1: question: holds half of a surrogate pair"),
     ("[1]", "line 1: must be a JSON object, got [1]"),
 ]
 

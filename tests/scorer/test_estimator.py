@@ -9,9 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from opdscope_scorer.estimator import exact_rates, ideal_norm, inner_product, success_rates
+from opdscope_scorer.estimator import ideal_norm, inner_product
 from opdscope_scorer.nodes import concat_directions, concat_nodes
 from opdscope_scorer.prior import fit_prior, posterior_moments
+from opdscope_scorer.rates import exact_rates, success_rates
 from opdscope_scorer.reduction import Outcomes, reduce_direction, reduce_nodes
 from opdscope_scorer.scoring import Alignments, Judgement, score_nodes
 from simulation import Floats, World, observe, select, values, world

@@ -8,9 +8,10 @@ import pytest
 import torch
 from enumeration import exact_values, next_logits
 from opdscope_scorer.directions import cosine, ideal_direction, softmax_direction
-from opdscope_scorer.estimator import exact_rates, ideal_norm, inner_product, plug_in_cosine
+from opdscope_scorer.estimator import ideal_norm, inner_product, plug_in_cosine
 from opdscope_scorer.nodes import Direction, Nodes
 from opdscope_scorer.objectives import ObjectiveInputs, parse_objective
+from opdscope_scorer.rates import exact_rates
 from opdscope_scorer.reduction import Outcomes, reduce_direction, reduce_nodes
 from tiny import tiny_gpt2
 from torch import Tensor

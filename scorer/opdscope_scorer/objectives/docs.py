@@ -102,6 +102,7 @@ which removes the bias. The extra cost of `minillm` is one teacher pass over eve
 # my_objectives.py
 from opdscope_scorer.objectives import ObjectiveInputs, Parameter, centred, register
 
+
 @register(
     name="clipped_reverse_kl",
     family="mine",
