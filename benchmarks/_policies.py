@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from _worlds import World, observed
-from opdscope_scorer.allocation import SHARES, QuestionState, plan_round
+from opdscope_scorer.allocation import SHARES, QuestionState, plan_round, round_size
 from opdscope_scorer.chain import noise
 from opdscope_scorer.estimator import coefficients, neutral
 from opdscope_scorer.fit import fit
@@ -47,8 +47,8 @@ def spend(world: World, policy: str, random: np.random.Generator, per_candidate:
         return QuestionState(nodes=nodes, links=links, directions=world.directions)
     trials_NK = np.zeros(real_NK.shape, np.int64)
     state = QuestionState(nodes=observed(world, trials_NK, trials_NK.copy()), links=links, directions=world.directions)
-    for share in SHARES:
-        more_NK = plan_round(state, int(share * budget) - int(state.nodes.trials_NK.sum()))
+    for number in range(len(SHARES)):
+        more_NK = plan_round(state, round_size(number, int(state.nodes.trials_NK.sum()), budget))
         nodes = observed(
             world,
             state.nodes.trials_NK + more_NK,
@@ -65,6 +65,6 @@ def numerators(state: QuestionState, kept_N: Bools) -> tuple[Floats, Floats]:
     rates = pooled_rates(fitted)
     c_DNK = [np.where(kept_N[:, None], neutral(rates, coefficients(state.nodes, d)), 0.0) for d in state.directions]
     function_NKD = np.stack(c_DNK, axis=2)
-    parts = noise(fitted.chain, fitted.links, fitted.nodes, fitted.moments.bernoulli_NK, function_NKD)
+    parts = noise(fitted.chain, fitted.links, fitted.nodes, fitted.bernoulli_NK, function_NKD)
     value_D = np.einsum("nkd,nk->d", function_NKD, rates.shifted_NK)
     return value_D, np.linalg.norm(parts, axis=0)

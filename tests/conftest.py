@@ -1,6 +1,6 @@
 """Settings of the test process itself."""
 
-import os
+import opdscope_serving
 
-# As in the servers: before torch is imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Imported before torch, so that the servers' settings of OpenMP hold here too.
+assert opdscope_serving.__doc__

@@ -4,7 +4,7 @@ Legend of shape suffixes: N nodes, V tokens of the vocabulary, C candidates, D d
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -92,6 +92,35 @@ def observe(random: np.random.Generator, truth: World, trials: int, tail_trials:
         for i in range(truth.d_NVD.shape[2])
     ]
     return reduced, directions
+
+
+def rollout(random: np.random.Generator, size: int, vocabulary: int, *, pulls: Sequence[float] = (0.0, 0.5)) -> World:
+    """The nodes of one rollout that takes token 0 everywhere and succeeds: V of token 0 is the J of the next node.
+
+    One node in five is a fork; elsewhere token 0 is nearly certain.
+    """
+    fork_N1 = (np.arange(size) % 5 == 0)[:, None]
+    off_N1 = np.where(fork_N1, random.uniform(0.3, 0.7, (size, 1)), 10 ** -random.uniform(2, 4, (size, 1)))
+    p_NV = np.concatenate([1 - off_N1, off_N1 * random.dirichlet(np.ones(vocabulary - 1), size)], axis=1)
+    value_NV = random.beta(0.8, 0.8, (size, vocabulary))
+    following = 1.0
+    for n in reversed(range(size)):
+        value_NV[n, 0] = following
+        following = float(np.clip(p_NV[n] @ value_NV[n], 0, 1))
+    f_NVD = np.stack([pull * value_NV + random.normal(0, 0.3, value_NV.shape) for pull in pulls], axis=2)
+    d_NVD = p_NV[:, :, None] * (f_NVD - np.einsum("nv,nvd->nd", p_NV, f_NVD)[:, None])
+    return World(p_NV, value_NV, d_NVD, vocabulary)
+
+
+def unobserved(truth: World) -> tuple[Nodes, list[Direction]]:
+    """Nodes without outcomes, and their directions."""
+    return observe(np.random.default_rng(0), truth, 0, 0)
+
+
+def forced(random: np.random.Generator, truth: World, nodes: Nodes, more_NK: NDArray[np.int64]) -> Nodes:
+    """The nodes with the outcomes of more rollouts; all tokens are candidates."""
+    successes_NK = nodes.successes_NK + random.binomial(more_NK, truth.value_NV)
+    return replace(nodes, trials_NK=nodes.trials_NK + more_NK, successes_NK=successes_NK)
 
 
 def select(nodes: Nodes, directions: Sequence[Direction], rows: Sequence[int]) -> tuple[Nodes, list[Direction]]:

@@ -1,6 +1,5 @@
 """`opdscope-generator`: serves one model."""
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -16,9 +15,6 @@ _PROG = "opdscope-generator"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the server until it is told to stop, and return its exit code."""
-    # Torch's threads wait for each other by spinning. Beside a busy scorer that costs 20 times the computation. Must be
-    # set before torch is imported.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     settings = load_settings(GeneratorSettings, prog=_PROG, env_prefix="OPDSCOPE_GENERATOR_", argv=argv)
 
     async def build(metrics: ServerMetrics) -> GeneratorApplication:

@@ -73,6 +73,11 @@ def plan_round(state: QuestionState, rollouts: int, *, node_share: float = NODE_
     return distribute(worth_NK, needed_NK, least_NK, nodes.trials_NK, rollouts)
 
 
+def round_size(number: int, spent: int, budget: int) -> int:
+    """Rollouts of the round with this number, from 0, when `spent` were finished in the rounds before it."""
+    return max(int(SHARES[number] * budget) - spent, 0)
+
+
 def relied(links: Links) -> Links:
     """Links whose error does not matter beside usual standard errors."""
     return uncut(links, links.skipped_E > _RELIED)

@@ -14,7 +14,7 @@ from opdscope_scorer.chain import eliminate, noise
 from opdscope_scorer.estimator import coefficients, neutral, norm_sq_slope, squared_error
 from opdscope_scorer.fit import fit
 from opdscope_scorer.links import uncut
-from opdscope_scorer.pooling import pool_sums
+from opdscope_scorer.pooling import pool, pool_sums
 from opdscope_scorer.rates import pooled_rates
 from opdscope_scorer.scoring import score_fit
 from opdscope_scorer.tails import tail_inner
@@ -51,6 +51,14 @@ class Estimate:
         plain = [pool_sums(alignments, chosen_N) for alignments in self.alignments]
         return plain if not len(self.fit.links) else self._shared(plain, chosen_N)
 
+    def narrow_enough(self, width: float, *, judgement: Judgement) -> bool:
+        """Whether every direction's pooled alignment has an interval no wider than this: then rounds may end early."""
+        intervals = [pool([sums], judgement=judgement, seed=0) for sums in self.sums()]
+        return all(
+            one.pooled_low is not None and one.pooled_high is not None and one.pooled_high - one.pooled_low <= width
+            for one in intervals
+        )
+
     # A = Σ c·V̂, B = Σ V̂ᵀMV̂ - tr(MΣ): of B only the linear part 2MV is shared
     def _shared(self, plain: list[PoolSums], chosen_N: Bools) -> list[PoolSums]:
         """Replaces the variances of sums that count every node's errors as its own."""
@@ -61,7 +69,7 @@ class Estimate:
             self.fit.chain,
             self.fit.links,
             self.fit.nodes,
-            self.fit.moments.bernoulli_NK,
+            self.fit.bernoulli_NK,
             np.concatenate([tried_NKD, slope_NK[:, :, None]], axis=2),
         )
         own_norm = float(squared_error(self.rates, slope_NK).sum())

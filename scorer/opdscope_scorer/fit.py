@@ -39,6 +39,9 @@ class Fit:
     """With `pooled_counts`."""
     prior: Prior
     moments: PosteriorMoments
+    """Given `counts`."""
+    bernoulli_NK: Floats
+    """Variance of one rollout's outcome, with which the chain was solved."""
     chain: Chain
 
 
@@ -47,7 +50,8 @@ def fit(nodes: Nodes, links: Links, prior: Prior | None = None) -> Fit:
     counts = nodes
     for _ in range(_ALTERNATIONS if len(links) else 1):
         fitted = prior or fit_prior(counts)
-        chain = smooth(nodes, links, posterior_moments(counts, fitted).bernoulli_NK)
+        bernoulli_NK = posterior_moments(counts, fitted).bernoulli_NK
+        chain = smooth(nodes, links, bernoulli_NK)
         counts = pooled_counts(nodes, links, chain)
     return Fit(
         nodes=nodes,
@@ -55,6 +59,7 @@ def fit(nodes: Nodes, links: Links, prior: Prior | None = None) -> Fit:
         counts=counts,
         prior=fitted,
         moments=posterior_moments(counts, fitted),
+        bernoulli_NK=bernoulli_NK,
         chain=chain,
     )
 

@@ -142,9 +142,11 @@ def _columns(
     """Everything about one direction; nothing but the interval at nodes without any outcome."""
     tried_N = rates.tried_NK.any(axis=1)
     significant_N = level_N <= 1 - judgement.confidence
+    cosine_N = corrected_cosine(norm, inner, direction)
     values = {
         "plug_in_N": plug_in_cosine(norm, inner, direction),
-        "alignment_N": np.where(significant_N, corrected_cosine(norm, inner, direction), np.nan),
+        # A ratio of noisy estimates can leave the interval that the same outcomes support.
+        "alignment_N": np.where(significant_N, np.clip(cosine_N, interval.low_N, interval.high_N), np.nan),
         "teacher_advantage_N": teacher_advantage(nodes, rates, direction),
         "numerator_N": inner.unbiased_N,
         "numerator_se_N": np.sqrt(inner.variance_N),

@@ -2,9 +2,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from opdscope_scorer.estimator import ideal_norm, inner_product, success_rates
+from opdscope_scorer.estimator import ideal_norm, inner_product
 from opdscope_scorer.pooling import IntervalScope, PoolSums, pool, pool_sums
 from opdscope_scorer.prior import fit_prior, posterior_moments
+from opdscope_scorer.rates import success_rates
 from opdscope_scorer.scoring import Alignments, Judgement, score_nodes
 from simulation import Floats, World, observe, values, world
 
