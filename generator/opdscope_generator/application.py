@@ -26,6 +26,11 @@ class GeneratorApplication:
         self._service = GeneratorService()
         self._engine: Engine | None = None
 
+    @property
+    def healthy(self) -> bool:
+        """Whether the engine serves."""
+        return self._engine is not None and self._engine.healthy
+
     def register(self, server: aio.Server) -> None:
         """Add the servicer to the server."""
         generator_pb2_grpc.add_GeneratorServiceServicer_to_server(self._service, server)

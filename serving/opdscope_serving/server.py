@@ -29,6 +29,10 @@ _KEEPALIVE = [
 ]
 
 
+# How soon health tells that an engine has died.
+_HEALTH_SECONDS = 1.0
+
+
 class Health:
     """Health of the process and its service, as the standard health service tells it.
 
@@ -60,6 +64,10 @@ class Application(Protocol):
 
     service_name: str
     """Full name of the gRPC service."""
+
+    @property
+    def healthy(self) -> bool:
+        """Whether it can still do its work, once it has loaded."""
 
     def register(self, server: aio.Server) -> None:
         """Add the servicer to the server."""
@@ -145,8 +153,11 @@ async def _serve(prog: str, app: Application, health_state: Health, stop: asynci
             log.error("loading_failed", exc_info=error)
         _fail(prog, f"cannot start: {error}")
         return True
-    await stop.wait()
     loading.cancel()
+    while not stop.is_set():
+        await health_state.set_ready(ready=loading.done() and app.healthy)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), timeout=_HEALTH_SECONDS)
     return False
 
 

@@ -63,7 +63,7 @@ def standard_score(errors: Floats) -> float:
 
 
 def test_sums_are_unbiased_and_know_their_errors(truth: World, sums_BD: list[list[PoolSums]]) -> None:
-    """After adaptive rounds, means lie within 3 standard errors; stated variances are within 40 % of the squared error."""
+    """After adaptive rounds, means lie within 3 standard errors; stated variances are within 40 % of squared errors."""
     for d in range(2):
         numerator_B = np.array([sums_D[d].numerator for sums_D in sums_BD]) - truth.numerator_ND[:, d].sum()
         norm_sq_B = np.array([sums_D[d].norm_sq for sums_D in sums_BD]) - truth.norm_sq_N.sum()
@@ -142,7 +142,7 @@ def test_sums_of_one_node_are_its_columns(played: list[Estimate]) -> None:
     for node in (0, 7, 15):
         chosen_N = np.arange(SIZE) == node
         for sums, one in zip(played[0].sums(chosen_N), played[0].alignments, strict=True):
-            assert sums.numerator_variance == pytest.approx(one.numerator_se_N[node] ** 2, rel=1e-3, abs=1e-15)
+            assert sums.numerator_variance == pytest.approx(one.numerator_se_N[node] ** 2, rel=0.01, abs=1e-15)
             assert sums.covariance == pytest.approx(one.covariance_N[node], rel=1e-6, abs=1e-15)
             assert sums.norm_sq_variance == pytest.approx(one.norm_sq_variance_N[node], rel=1e-6, abs=1e-15)
 
