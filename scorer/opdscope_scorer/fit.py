@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from opdscope_scorer.nodes import Floats, Nodes
     from opdscope_scorer.prior import PosteriorMoments, Prior
 
-_ALTERNATIONS = 2
+_ALTERNATIONS = 3
 _STEPS = 30
 # What a message is worth at most, in rollouts.
 _MOST = 1e6
@@ -47,10 +47,12 @@ class Fit:
 
 def fit(nodes: Nodes, links: Links, prior: Prior | None = None) -> Fit:
     """Fits prior, posterior and pooled estimates; a prior that is given is kept."""
-    counts = nodes
+    counts, chain = nodes, None
     for _ in range(_ALTERNATIONS if len(links) else 1):
         fitted = prior or fit_prior(counts)
         bernoulli_NK = posterior_moments(counts, fitted).bernoulli_NK
+        if chain is not None:
+            bernoulli_NK[links.node_E, links.entry_E] = _linked_variances(links, chain)
         chain = smooth(nodes, links, bernoulli_NK)
         counts = pooled_counts(nodes, links, chain)
     return Fit(
@@ -62,6 +64,21 @@ def fit(nodes: Nodes, links: Links, prior: Prior | None = None) -> Fit:
         bernoulli_NK=bernoulli_NK,
         chain=chain,
     )
+
+
+# V ~ Beta(nx + ½, n(1 - x) + ½):  E[V(1 - V)] = αβ / ((α + β)(α + β + 1))
+def _linked_variances(links: Links, chain: Chain) -> Floats:
+    """Variance of an outcome of every linked entry, from all rollouts before and after it.
+
+    Its own hardly weigh among these; otherwise rates that are off by chance would get the larger weights.
+    """
+    u, k = links.node_E, links.entry_E
+    mean_E = np.clip(chain.value_NK[u, k], 0.0, 1.0)
+    variance_E = np.maximum(chain.spread_NK[u, k] + chain.shift_N[u] * chain.gain_NK[u, k] ** 2, 0.0)
+    worth_E = rollouts_worth(mean_E, variance_E)
+    alpha_E, beta_E = worth_E * mean_E + 0.5, worth_E * (1 - mean_E) + 0.5
+    found_E: Floats = alpha_E * beta_E / ((alpha_E + beta_E) * (alpha_E + beta_E + 1))
+    return found_E
 
 
 def pooled_counts(nodes: Nodes, links: Links, chain: Chain) -> Nodes:
