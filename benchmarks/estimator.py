@@ -3,9 +3,10 @@
     python benchmarks/estimator.py [--quick] [--outcomes FILE] [--per-candidate 16]
 
 Prints one JSON object. Without `--outcomes` the rollouts are simulated: 100 to 400 positions, 15 directions (3
-teachers, 5 objectives); with it they are made of recorded outcomes, one node a line as `docs/estimation.md` says. `policies` are
+teachers, 5 objectives); with it they are made of recorded outcomes (`docs/estimation.md` says how). `policies` are
 compared at the same number of rollouts: `mse` is the median over rollouts of the mean squared error of the numerator
-summed over a rollout's nodes, `ratio_to_uniform` the quotient of medians over rollouts for the worst direction.
+summed over a rollout's nodes, `ratio_to_uniform` the quotient of medians over rollouts for the worst direction,
+`coverage` that of nominal 95 % intervals of the numerator.
 """
 
 from __future__ import annotations

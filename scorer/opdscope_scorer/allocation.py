@@ -38,6 +38,7 @@ _UNKNOWN = 0.25
 _RELATIVE = 0.1
 # Share of the rollouts that serves single nodes.
 NODE_SHARE = 0.3
+_ROUNDING = 1e-6
 # What an entry without rollouts may differ by from the mean of its node.
 _DIFFERENCE = 0.5
 
@@ -174,7 +175,7 @@ def distribute(worth_NK: Floats, needed_NK: Bools, least_NK: Floats, trials_NK: 
 def _fill(worth_M: Floats, trials_M: Floats, budget: float) -> Floats:
     """Real numbers x of rollouts with n + x ∝ worth where x > 0."""
     some = np.flatnonzero(worth_M > 0)
-    if not some.size or budget <= 0:
+    if not some.size or budget < _ROUNDING:
         return np.zeros_like(worth_M)
     order = some[np.argsort(trials_M[some] / worth_M[some], kind="stable")]
     level_M = (budget + np.cumsum(trials_M[order])) / np.cumsum(worth_M[order])

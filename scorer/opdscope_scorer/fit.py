@@ -1,7 +1,7 @@
 """Everything that estimation knows of the success probabilities of a question: prior, posterior, pooled estimates.
 
 Pooling needs variances of outcomes, and they come from the posterior; the posterior of a linked entry needs what
-pooling says of it. So the two alternate. Raw counts never make variances.
+pooling says of it. So pooling is done twice. Raw counts never make variances.
 
 Legend of shape suffixes: N nodes, K entries of a node, E links.
 """
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from opdscope_scorer.nodes import Floats, Nodes
     from opdscope_scorer.prior import PosteriorMoments, Prior
 
-_ALTERNATIONS = 3
 _STEPS = 30
 # What a message is worth at most, in rollouts.
 _MOST = 1e6
@@ -47,20 +46,26 @@ class Fit:
 
 def fit(nodes: Nodes, links: Links, prior: Prior | None = None) -> Fit:
     """Fits prior, posterior and pooled estimates; a prior that is given is kept."""
-    counts, chain = nodes, None
-    for _ in range(_ALTERNATIONS if len(links) else 1):
-        fitted = prior or fit_prior(counts)
-        bernoulli_NK = posterior_moments(counts, fitted).bernoulli_NK
-        if chain is not None:
-            bernoulli_NK[links.node_E, links.entry_E] = _linked_variances(links, chain)
-        chain = smooth(nodes, links, bernoulli_NK)
-        counts = pooled_counts(nodes, links, chain)
+    fitted = prior or fit_prior(nodes)
+    first = _solve(nodes, links, fitted, posterior_moments(nodes, fitted).bernoulli_NK)
+    if not len(links):
+        return first
+    fitted = prior or fit_prior(first.counts)
+    bernoulli_NK = posterior_moments(first.counts, fitted).bernoulli_NK
+    bernoulli_NK[links.node_E, links.entry_E] = _linked_variances(links, first.chain)
+    return _solve(nodes, links, fitted, bernoulli_NK)
+
+
+def _solve(nodes: Nodes, links: Links, prior: Prior, bernoulli_NK: Floats) -> Fit:
+    """Pooled estimates with these variances of outcomes, and what follows from them."""
+    chain = smooth(nodes, links, bernoulli_NK)
+    counts = pooled_counts(nodes, links, chain) if len(links) else nodes
     return Fit(
         nodes=nodes,
         links=links,
         counts=counts,
-        prior=fitted,
-        moments=posterior_moments(counts, fitted),
+        prior=prior,
+        moments=posterior_moments(counts, prior),
         bernoulli_NK=bernoulli_NK,
         chain=chain,
     )
