@@ -10,7 +10,7 @@ Legend of shape suffixes: N nodes, K entries of a node, D directions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +20,7 @@ from opdscope_scorer.estimator import NO_DIRECTION, coefficients
 from opdscope_scorer.fit import fit
 from opdscope_scorer.links import Links, uncut
 from opdscope_scorer.nodes import TAIL, row_sum
-from opdscope_scorer.prior import PosteriorMoments
+from opdscope_scorer.prior import PosteriorMoments, class_bernoulli
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -192,10 +192,14 @@ def _whole(more_M: Floats, budget: int) -> Floats:
     return whole_M
 
 
+# If few successes of an entry by chance brought it fewer rollouts, the chance would not average out: its mean rate would
+# be biased by a tenth of its standard error and more. So the variance is that of any entry of such a node.
 def _moments(state: QuestionState, links: Links) -> PosteriorMoments:
     """What is known of the success probabilities; before any outcome, nothing."""
     if state.nodes.trials_NK.any():
-        return fit(state.nodes, links).moments
+        fitted = fit(state.nodes, links)
+        alike_N1 = class_bernoulli(fitted.counts, fitted.prior)[:, None]
+        return replace(fitted.moments, bernoulli_NK=np.where(state.nodes.known_NK, 0.0, alike_N1))
     some_NK = np.where(state.nodes.known_NK, 0.0, 1.0)
     return PosteriorMoments(mean_NK=0.5 * some_NK, variance_NK=some_NK / 12, bernoulli_NK=_UNKNOWN * some_NK)
 

@@ -88,6 +88,14 @@ def posterior_moments(nodes: Nodes, prior: Prior) -> PosteriorMoments:
     )
 
 
+# E[V(1 - V)] = μ(1 - μ) κ/(1 + κ) given the class
+def class_bernoulli(nodes: Nodes, prior: Prior) -> Floats:
+    """Variance of the outcome of any entry of a node, whichever: an entry's own outcomes hardly move it."""
+    spread_C = prior.mean_C * (1 - prior.mean_C) * prior.concentration_C / (1 + prior.concentration_C)
+    bernoulli_N: Floats = class_posterior(nodes, prior) @ spread_C
+    return bernoulli_N
+
+
 def draw_values(nodes: Nodes, prior: Prior, *, seed: int, draws: int) -> Iterator[tuple[Floats, Floats]]:
     """Posterior draws of success probabilities [M, K], and as many standard normals [M] for other uses, node by node.
 

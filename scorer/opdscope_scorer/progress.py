@@ -40,7 +40,9 @@ def progress(tallies: Iterable[Tally]) -> scorer_pb2.Progress:
 def _activity(tallies: list[Tally]) -> str:
     begun = [tally for tally in tallies if tally.planned and not tally.finished]
     if not begun:
-        return "waiting for questions" if all(tally.finished for tally in tallies) else "starting"
+        if not tallies:
+            return "waiting for questions"
+        return "all questions are done" if all(tally.finished for tally in tallies) else "starting"
     if all(tally.complete and tally.done == tally.planned for tally in begun):
         return "scoring tokens"
     if any(tally.complete for tally in begun):
