@@ -41,14 +41,15 @@ def policies(worlds: Sequence[World], repetitions: int, per_candidate: int) -> d
     mse = {name: np.array([(error_BD**2).mean(axis=0) for error_BD, _ in one]) for name, one in played.items()}
     result: dict[str, Any] = {}
     for name, one in played.items():
-        to_uniform_D = np.median(mse["uniform"], axis=0) / np.median(mse[name], axis=0)
+        to_uniform_D, to_entropy_D = (
+            _safe_ratio(np.median(mse[base], axis=0), np.median(mse[name], axis=0))
+            for base in ("uniform", "entropy_uniform")
+        )
         result[name] = {
             "mse": float(np.median(mse[name].mean(axis=1))),
             "ratio_to_uniform": float(to_uniform_D.min()),
             "ratio_to_uniform_median_direction": float(np.median(to_uniform_D)),
-            "ratio_to_entropy_uniform": float(
-                (np.median(mse["entropy_uniform"], axis=0) / np.median(mse[name], axis=0)).min()
-            ),
+            "ratio_to_entropy_uniform": float(to_entropy_D.min()),
             "median_of_ratios_to_uniform": float(np.median(_safe_ratio(mse["uniform"], mse[name]), axis=0).min()),
             "coverage": float(np.mean([abs(z_BD) <= _Z for _, z_BD in one])),
             **_bias([error_BD for error_BD, _ in one], mse[name]),
@@ -93,25 +94,25 @@ def intervals(worlds: Sequence[World], repetitions: int, per_candidate: int) -> 
         for b in range(repetitions)
     ]
     rows = np.concatenate([row for world, one in found for row in _node_rows(world, one)])
-    pooled = np.array([row for world, one in found for row in _pooled_rows(world, one)])
+    pooled = np.array([row for world, one in found for row in _pooled_rows(world, one)]).reshape(-1, 3)
     covered, width, status, cosine, stratum, entries = rows.T
     called = (status == Status.HELPS) | (status == Status.HURTS)
     inner = (entries >= 3) & (np.abs(cosine) < 0.95)
     return {
         "per_candidate": per_candidate,
         "alignments": len(rows),
-        "coverage": float(covered.mean()),
-        "coverage_by_stratum": {name: float(covered[stratum == i].mean()) for i, name in enumerate(STRATA)},
-        "coverage_three_candidates_below_0.95": float(covered[inner].mean()),
+        "coverage": _mean(covered),
+        "coverage_by_stratum": {name: _mean(covered[stratum == i]) for i, name in enumerate(STRATA)},
+        "coverage_three_candidates_below_0.95": _mean(covered[inner]),
         "coverage_helps_or_hurts": _mean(covered[called]),
         "wrong_sign": _mean((status[called] == Status.HELPS) != (cosine[called] > 0)),
-        "undetermined": float((status == Status.UNDETERMINED).mean()),
-        "median_width": float(np.median(width)),
-        "median_width_by_stratum": {name: float(np.median(width[stratum == i])) for i, name in enumerate(STRATA)},
+        "undetermined": _mean(status == Status.UNDETERMINED),
+        "median_width": _median(width),
+        "median_width_by_stratum": {name: _median(width[stratum == i]) for i, name in enumerate(STRATA)},
         "pooled": {
-            "coverage": float(pooled[:, 0].mean()),
+            "coverage": _mean(pooled[:, 0]),
             "coverage_independent_teacher": _mean(pooled[pooled[:, 2] == 1, 0]),
-            "median_width": float(np.median(pooled[:, 1])),
+            "median_width": _median(pooled[:, 1]),
             "absent": 1 - len(pooled) / sum(len(world.directions) for world, _ in found),
         },
     }
@@ -207,3 +208,7 @@ def _repeated(world: World, size: int) -> tuple[Any, Any]:
 
 def _mean(values: Any) -> float | None:  # noqa: ANN401 - arrays and lists
     return float(np.mean(values)) if len(values) else None
+
+
+def _median(values: Floats) -> float | None:
+    return float(np.median(values)) if len(values) else None

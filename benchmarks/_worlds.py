@@ -1,15 +1,14 @@
-"""Rollouts of which everything is known: simulated ones, and those made of recorded outcomes.
+"""Rollouts of which everything is known.
 
-Both are nodes with path-consistent success probabilities, links and directions, and know nothing of estimators.
+They are nodes with path-consistent success probabilities, links and directions; they know nothing of estimators.
 
 Legend of shape suffixes: N nodes of a rollout, K entries of a node: candidates, then the tail.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from opdscope_scorer.evidence import EvidenceNode, EvidenceTail, TeacherProbs, evidence_direction, evidence_nodes
@@ -18,7 +17,6 @@ from opdscope_scorer.objectives import parse_objectives
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
     from opdscope_scorer.links import Links
@@ -102,7 +100,7 @@ def simulate(random: np.random.Generator, number: int) -> World:
     evidence = [
         _evidence(f"q{number}", t, mass_NK[t], _teachers(random, mass_NK[t], value_NK[t])) for t in range(length)
     ]
-    return _world(evidence, value_NK, chain_links(taken_N.tolist(), success=float(success)))
+    return make_world(evidence, value_NK, chain_links(taken_N.tolist(), success=float(success)))
 
 
 def _policy(random: np.random.Generator, role: str) -> Floats:
@@ -172,7 +170,7 @@ def _evidence(question: str, position: int, mass_K: Floats, teachers: list[Teach
     )
 
 
-def _world(evidence: list[EvidenceNode], value_NK: Floats, links: Links) -> World:
+def make_world(evidence: list[EvidenceNode], value_NK: Floats, links: Links) -> World:
     """Reduces nodes of one rollout, and takes every direction that their teachers give."""
     nodes = evidence_nodes(evidence)
     names = [teacher.teacher for teacher in evidence[0].teachers]
@@ -199,64 +197,6 @@ def tilted(world: World) -> World:
     q_NK = world.nodes.mass_NK * np.exp(2.0 * world.value_NK)
     q_NK /= q_NK.sum(axis=1, keepdims=True)
     return replace(world, directions=[evidence_direction(world.nodes, "tilted", q_NK, OBJECTIVES[0])])
-
-
-def read_worlds(path: Path) -> list[World]:
-    """Rollouts of recorded outcomes (one JSON object a line, the nodes of a rollout in order)."""
-    rollouts: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for line in path.read_text().splitlines():
-        if line.strip():
-            node = json.loads(line)
-            rollouts.setdefault((node["question_id"], node["rollout_id"]), []).append(node)
-    return [_recorded(sorted(nodes, key=lambda node: node["position"])) for nodes in rollouts.values()]
-
-
-def _recorded(records: list[dict[str, Any]]) -> World:
-    """The truth is the mean of the outcomes, made path-consistent as far as nothing was skipped."""
-    names = sorted(set.intersection(*({*record["candidates"][0]["teacher_probs"]} for record in records)))
-    width = 1 + max(len(record["candidates"]) for record in records)
-    value_NK = np.zeros((len(records), width))
-    entries = [_taken(record) for record in records]
-    skipped = [float(record.get("skipped_off_path_prob") or 0.0) for record in records[1:]] + [0.0]
-    evidence = [_recorded_node(record, names) for record in records]
-    mass_NK = evidence_nodes(evidence).mass_NK
-    for t in reversed(range(len(records))):
-        groups = [*records[t]["candidates"], *([records[t]["tail"]] if records[t].get("tail") else [])]
-        for k, group in enumerate(groups):
-            value_NK[t, k] = np.mean(group["outcomes"]) if group.get("outcomes") else 0.0
-        if entries[t] >= 0 and t + 1 < len(records):
-            following = float(mass_NK[t + 1] @ value_NK[t + 1])
-            value_NK[t, entries[t]] += (1 - skipped[t]) * (following - value_NK[t, entries[t]])
-    return _world(evidence, value_NK, chain_links(entries, success=None, skipped=skipped))
-
-
-def _taken(record: dict[str, Any]) -> int:
-    """Entry of the token that the rollout took, or -1."""
-    tokens = [candidate["token_id"] for candidate in record["candidates"]]
-    return tokens.index(record["taken_token_id"]) if record.get("taken_token_id") in tokens else -1
-
-
-def _recorded_node(record: dict[str, Any], names: Sequence[str]) -> EvidenceNode:
-    candidates, tail = record["candidates"], record.get("tail")
-    none = [0] * len(candidates)
-    return EvidenceNode(
-        question_id=record["question_id"],
-        rollout_id=record["rollout_id"],
-        position=record["position"],
-        candidate_token_ids=[candidate["token_id"] for candidate in candidates],
-        candidate_student_probs=[candidate["student_prob"] for candidate in candidates],
-        candidate_successes=none,
-        candidate_trials=none,
-        tail=EvidenceTail(student_prob=tail["student_prob"]) if tail else None,
-        teachers=[
-            TeacherProbs(
-                teacher=name,
-                candidate_probs=[candidate["teacher_probs"][name] for candidate in candidates],
-                tail_prob=tail["teacher_probs"][name] if tail else 0.0,
-            )
-            for name in names
-        ],
-    )
 
 
 def observed(world: World, trials_NK: Ints, successes_NK: Ints) -> Nodes:

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from _measures import cost, first_kind, intervals, policies
 from _policies import DEFAULT
-from _worlds import World, read_worlds, simulate
+from _recorded import read_worlds
+from _worlds import World, simulate
 
 SEED = 20
 

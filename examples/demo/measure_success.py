@@ -90,6 +90,7 @@ def main() -> None:
     parser.add_argument("--contexts", default="none,answer,solution,hint", help="`none` is the student itself")
     parser.add_argument("--questions", help="ids of the questions, by default all of the file")
     parser.add_argument("--samples", type=int, default=16, help="outputs per question and context")
+    parser.add_argument("--greedy", action="store_true", help="one output per question, of the likeliest tokens")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
 
@@ -98,6 +99,9 @@ def main() -> None:
     if arguments.questions:
         ids = arguments.questions.split(",")
         run = run.model_copy(update={"questions": tuple(q for q in run.questions if q.id in ids)})
+    if arguments.greedy:  # nothing but the likeliest token fits into so small a nucleus
+        run = run.model_copy(update={"sampling": run.sampling.model_copy(update={"top_p": 1e-9})})
+        arguments.samples = 1
     torch.manual_seed(run.seed)
     loaded = load_model(arguments.model)
     contexts = arguments.contexts.split(",")

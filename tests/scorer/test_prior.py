@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from opdscope_scorer.nodes import Nodes
-from opdscope_scorer.prior import class_posterior, draw_values, fit_prior, posterior_moments
+from opdscope_scorer.prior import class_bernoulli, class_posterior, draw_values, fit_prior, posterior_moments
 from simulation import Floats, observe, select, values, world
 
 
@@ -71,3 +71,15 @@ def test_single_node_has_a_proper_posterior(successes: int) -> None:
     assert class_posterior(nodes, prior).sum() == pytest.approx(1, abs=1e-12)
     assert (moments.bernoulli_NK > 0.001).all()
     assert np.abs(moments.mean_NK - successes / 8).max() < 0.1
+
+
+def test_variance_of_any_entry_tells_forks_from_other_nodes() -> None:
+    """It is that of a coin where all entries are one, and less at forks whose entries are nearly 0 or 1."""
+    random = np.random.default_rng(4)
+    forks_NV = random.beta(0.1, 0.1, (100, 4))
+    nodes = simulated(np.concatenate([forks_NV, np.full((100, 4), 0.5)]), 16)
+
+    bernoulli_N = class_bernoulli(nodes, fit_prior(nodes))
+
+    assert bernoulli_N[100:].mean() == pytest.approx(0.25, abs=0.03)
+    assert bernoulli_N[:100].mean() == pytest.approx((forks_NV * (1 - forks_NV)).mean(), abs=0.05)
