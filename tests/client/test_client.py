@@ -132,13 +132,9 @@ def test_a_lost_scorer_is_given_up(target: str, scorer: Scorer, make_status: Cal
 def test_leaving_the_block_cancels_the_stream(client: opdscope.Client, scorer: Scorer, run_events: Events) -> None:
     """The server is told at once that nobody listens any more."""
     cancelled = threading.Event()
-
-    def watch_for_the_end() -> None:
-        # It may be over already, and then calls nobody back.
-        if not scorer.contexts[0].add_callback(cancelled.set):
-            cancelled.set()
-
-    scorer.watches = [[run_events[0], watch_for_the_end, lambda: cancelled.wait(40)]]
+    scorer.watches = [
+        [lambda: scorer.contexts[0].add_callback(cancelled.set), run_events[0], lambda: cancelled.wait(40)]
+    ]
     with client.watch_run("run") as events:
         next(events)
     assert cancelled.wait(20)
